@@ -1,0 +1,184 @@
+package nft
+
+import (
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Batch is a list of changes that the kernel makes all at once or not at all.
+// The zero value is an empty batch.
+type Batch struct {
+	msgs  []netlink.Message
+	setID uint32
+}
+
+// Numbers that x/sys/unix lacks.
+const (
+	tableOwner   = 0x2 // NFT_TABLE_F_OWNER
+	setDescAttr  = 9   // NFTA_SET_DESC
+	setDescSize  = 1   // NFTA_SET_DESC_SIZE
+	maxElemBytes = 60000
+)
+
+const (
+	create = netlink.Request | netlink.Create | netlink.Excl
+	add    = netlink.Request | netlink.Create | netlink.Append
+	remove = netlink.Request
+)
+
+func (b *Batch) put(typ uint16, f Family, flags netlink.HeaderFlags, fill func(e *encoder)) {
+	e := &encoder{b: []byte{byte(f), 0, 0, 0}} // struct nfgenmsg
+	fill(e)
+	b.msgs = append(b.msgs, netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | typ), Flags: flags},
+		Data:   e.b,
+	})
+}
+
+// AddTable makes the table with its sets, chains and rules. One that exists
+// already fails the batch.
+func (b *Batch) AddTable(t *Table) {
+	b.put(unix.NFT_MSG_NEWTABLE, t.Family, create, func(e *encoder) {
+		e.str(unix.NFTA_TABLE_NAME, t.Name)
+		if t.Owned {
+			e.u32(unix.NFTA_TABLE_FLAGS, tableOwner)
+		}
+	})
+	for _, s := range t.Sets {
+		b.addSet(t, s)
+		b.AddElements(t, s.Name, s.Elements)
+	}
+	for _, c := range t.Chains {
+		b.addChain(t, c)
+	}
+	for _, c := range t.Chains {
+		b.AddRules(t, c.Name, c.Rules)
+	}
+}
+
+func (b *Batch) addSet(t *Table, s *Set) {
+	b.setID++
+	b.put(unix.NFT_MSG_NEWSET, t.Family, create, func(e *encoder) {
+		e.str(unix.NFTA_SET_TABLE, t.Name)
+		e.str(unix.NFTA_SET_NAME, s.Name)
+		e.u32(unix.NFTA_SET_ID, b.setID)
+		var keyType, keyLen uint32
+		for _, k := range s.Key {
+			keyType = keyType<<6 | k.ID // nft(8) packs the types of a concatenation so
+			keyLen += uint32(k.Len+3) &^ 3
+		}
+		if len(s.Key) == 1 {
+			keyLen = uint32(s.Key[0].Len)
+		}
+		e.u32(unix.NFTA_SET_KEY_TYPE, keyType)
+		e.u32(unix.NFTA_SET_KEY_LEN, keyLen)
+		e.u32(unix.NFTA_SET_FLAGS, s.flags())
+		if s.Size != 0 {
+			e.nest(setDescAttr, func() { e.u32(setDescSize, s.Size) })
+		}
+		if s.Timeout != 0 {
+			e.u64(unix.NFTA_SET_TIMEOUT, uint64(s.Timeout.Milliseconds()))
+		}
+	})
+}
+
+func (s *Set) flags() uint32 {
+	var f uint32
+	if s.Interval {
+		f |= unix.NFT_SET_INTERVAL
+	}
+	if s.Dynamic {
+		f |= unix.NFT_SET_EVAL
+	}
+	if s.Timeout != 0 || s.Timed {
+		f |= unix.NFT_SET_TIMEOUT
+	}
+	return f
+}
+
+// AddElements adds keys to a set of the table; keys it has already stay.
+func (b *Batch) AddElements(t *Table, set string, elems []Element) {
+	for len(elems) > 0 {
+		n := min(len(elems), maxElemBytes/(len(elems[0].Key)+24))
+		chunk := elems[:n]
+		elems = elems[n:]
+		b.put(unix.NFT_MSG_NEWSETELEM, t.Family, netlink.Request|netlink.Create, func(e *encoder) {
+			e.str(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
+			e.str(unix.NFTA_SET_ELEM_LIST_SET, set)
+			e.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() {
+				for _, el := range chunk {
+					el.append(e)
+				}
+			})
+		})
+	}
+}
+
+func (el Element) append(e *encoder) {
+	e.nest(unix.NFTA_LIST_ELEM, func() {
+		e.nest(unix.NFTA_SET_ELEM_KEY, func() { e.bytes(unix.NFTA_DATA_VALUE, el.Key) })
+		if el.End {
+			e.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+		}
+	})
+}
+
+func (b *Batch) addChain(t *Table, c *Chain) {
+	b.put(unix.NFT_MSG_NEWCHAIN, t.Family, create, func(e *encoder) {
+		e.str(unix.NFTA_CHAIN_TABLE, t.Name)
+		e.str(unix.NFTA_CHAIN_NAME, c.Name)
+		if c.Hook == nil {
+			return
+		}
+		e.nest(unix.NFTA_CHAIN_HOOK, func() {
+			e.u32(unix.NFTA_HOOK_HOOKNUM, c.Hook.Num)
+			e.u32(unix.NFTA_HOOK_PRIORITY, uint32(c.Hook.Priority))
+		})
+		var policy uint32 = 1 // NF_ACCEPT
+		if c.DropPolicy {
+			policy = 0
+		}
+		e.u32(unix.NFTA_CHAIN_POLICY, policy)
+		e.str(unix.NFTA_CHAIN_TYPE, c.Hook.Type)
+	})
+}
+
+// AddRules appends rules to a chain.
+func (b *Batch) AddRules(t *Table, chain string, rules []Rule) {
+	for _, r := range rules {
+		b.put(unix.NFT_MSG_NEWRULE, t.Family, add, func(e *encoder) {
+			e.str(unix.NFTA_RULE_TABLE, t.Name)
+			e.str(unix.NFTA_RULE_CHAIN, chain)
+			e.nest(unix.NFTA_RULE_EXPRESSIONS, func() {
+				for _, s := range r.Statements {
+					s.append(e)
+				}
+			})
+			if r.Comment != "" {
+				e.bytes(unix.NFTA_RULE_USERDATA, appendComment(nil, r.Comment))
+			}
+		})
+	}
+}
+
+// A comment is the first of nft(8)'s records in a rule's user data: type,
+// length and a NUL-terminated string.
+func appendComment(b []byte, s string) []byte {
+	b = append(b, 0, byte(len(s)+1)) // NFTNL_UDATA_RULE_COMMENT
+	return append(append(b, s...), 0)
+}
+
+// FlushChain removes the rules of a chain; the chain stays.
+func (b *Batch) FlushChain(t *Table, chain string) {
+	b.put(unix.NFT_MSG_DELRULE, t.Family, remove, func(e *encoder) {
+		e.str(unix.NFTA_RULE_TABLE, t.Name)
+		e.str(unix.NFTA_RULE_CHAIN, chain)
+	})
+}
+
+// DeleteTable removes the table with all that is in it.
+func (b *Batch) DeleteTable(t *Table) {
+	b.put(unix.NFT_MSG_DELTABLE, t.Family, remove, func(e *encoder) {
+		e.str(unix.NFTA_TABLE_NAME, t.Name)
+	})
+}

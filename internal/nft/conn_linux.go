@@ -1,0 +1,271 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Conn talks to nf_tables in one network namespace. Tables that it makes with
+// the owner flag live as long as it is open. It is not safe for concurrent use.
+type Conn struct {
+	nl     *netlink.Conn
+	broken error
+}
+
+// Dial opens a connection in the namespace of a descriptor, 0 for the calling
+// thread's.
+func Dial(netNS int) (*Conn, error) {
+	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netNS})
+	if err != nil {
+		return nil, fmt.Errorf("nft: open a netlink socket: %w", err)
+	}
+	// The kernel takes a batch in one send only; both calls are about room
+	// and detail, and the first falls back to what is permitted.
+	_ = nl.SetWriteBuffer(64 << 20)
+	_ = nl.SetReadBuffer(4 << 20)
+	_ = nl.SetOption(netlink.ExtendedAcknowledge, true)
+	_ = nl.SetOption(netlink.CapAcknowledge, true)
+	return &Conn{nl: nl}, nil
+}
+
+// Close closes the connection; the kernel removes the tables it owns.
+func (c *Conn) Close() error { return c.nl.Close() }
+
+// Commit makes the changes of a batch, all or none, and returns when they are
+// in force. After an error the connection is of no more use: close it.
+func (c *Conn) Commit(b *Batch) error {
+	if c.broken != nil {
+		return c.broken
+	}
+	if len(b.msgs) == 0 {
+		return nil
+	}
+	if err := c.commit(b); err != nil {
+		c.broken = fmt.Errorf("nft: commit %d changes: %w", len(b.msgs), err)
+	}
+	return c.broken
+}
+
+func (c *Conn) commit(b *Batch) error {
+	msgs := make([]netlink.Message, 0, len(b.msgs)+2)
+	msgs = append(msgs, bracket(unix.NFNL_MSG_BATCH_BEGIN))
+	msgs = append(msgs, b.msgs...)
+	// Errors answer by themselves; one more answer tells that all went well.
+	msgs[len(msgs)-1].Header.Flags |= netlink.Acknowledge
+	msgs = append(msgs, bracket(unix.NFNL_MSG_BATCH_END))
+	sent, err := c.nl.SendMessages(msgs)
+	if err != nil {
+		return err
+	}
+	want := sent[len(sent)-2].Header.Sequence
+	for {
+		got, err := c.nl.Receive()
+		if err != nil {
+			return err
+		}
+		for _, m := range got {
+			if m.Header.Sequence == want {
+				return nil
+			}
+		}
+	}
+}
+
+func bracket(typ netlink.HeaderType) netlink.Message {
+	return netlink.Message{
+		Header: netlink.Header{Type: typ, Flags: netlink.Request},
+		Data:   []byte{unix.AF_UNSPEC, 0, 0, unix.NFNL_SUBSYS_NFTABLES}, // res_id, big-endian
+	}
+}
+
+// errInterrupted means that the ruleset changed while it was read.
+var errInterrupted = errors.New("ruleset changed while it was read")
+
+// dump asks for many objects and asks again when somebody else's change made
+// the answer inconsistent.
+func (c *Conn) dump(typ uint16, f Family, fill func(e *encoder)) ([]netlink.Message, error) {
+	const tries = 100
+	for range tries {
+		msgs, err := c.dumpOnce(typ, f, fill)
+		if !errors.Is(err, errInterrupted) && !errors.Is(err, unix.EINTR) {
+			return msgs, err
+		}
+	}
+	return nil, errInterrupted
+}
+
+func (c *Conn) dumpOnce(typ uint16, f Family, fill func(e *encoder)) ([]netlink.Message, error) {
+	e := &encoder{b: []byte{byte(f), 0, 0, 0}}
+	fill(e)
+	msgs, err := c.nl.Execute(netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | typ), Flags: netlink.Request | netlink.Dump},
+		Data:   e.b,
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range msgs {
+		if m.Header.Flags&netlink.DumpInterrupted != 0 {
+			return nil, errInterrupted
+		}
+	}
+	return msgs, nil
+}
+
+// Member is an element that a set holds.
+type Member struct {
+	Key     []byte        // parts padded to four bytes; valid until the next step
+	Expires time.Duration // time left, 0 where the element has none
+}
+
+// Members returns the elements that are in a set now. While rules add to the
+// set, an element may be left out or come twice.
+func (c *Conn) Members(t *Table, set string) iter.Seq2[Member, error] {
+	return func(yield func(Member, error) bool) {
+		msgs, err := c.dump(unix.NFT_MSG_GETSETELEM, t.Family, func(e *encoder) {
+			e.str(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
+			e.str(unix.NFTA_SET_ELEM_LIST_SET, set)
+		})
+		if err != nil {
+			yield(Member{}, fmt.Errorf("nft: list set %s: %w", set, err))
+			return
+		}
+		for _, m := range msgs {
+			err := walk(m.Data, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(elems []byte) error {
+				return attrs(elems, func(_ uint16, elem []byte) error {
+					member, err := parseMember(elem)
+					if err == nil && !yield(member, nil) {
+						err = errStop
+					}
+					return err
+				})
+			})
+			if err != nil {
+				if err != errStop {
+					yield(Member{}, err)
+				}
+				return
+			}
+		}
+	}
+}
+
+var errStop = errors.New("stop")
+
+func parseMember(elem []byte) (m Member, err error) {
+	err = attrs(elem, func(typ uint16, v []byte) error {
+		switch typ {
+		case unix.NFTA_SET_ELEM_KEY:
+			return find(v, unix.NFTA_DATA_VALUE, func(v []byte) error { m.Key = v; return nil })
+		case unix.NFTA_SET_ELEM_EXPIRATION:
+			m.Expires = time.Duration(u64(v)) * time.Millisecond
+		}
+		return nil
+	})
+	return m, err
+}
+
+// walk finds an attribute behind the nfgenmsg of a message.
+func walk(data []byte, typ uint16, f func([]byte) error) error {
+	if len(data) < 4 {
+		return nil
+	}
+	return find(data[4:], typ, f)
+}
+
+func find(b []byte, typ uint16, f func([]byte) error) error {
+	return attrs(b, func(t uint16, v []byte) error {
+		if t != typ {
+			return nil
+		}
+		return f(v)
+	})
+}
+
+// Count is what the counter of a rule holds.
+type Count struct{ Packets, Bytes uint64 }
+
+// Counts returns the counters of the table's rules by the rules' comments;
+// rules with the same comment are added up.
+func (c *Conn) Counts(t *Table) (map[string]Count, error) {
+	msgs, err := c.dump(unix.NFT_MSG_GETRULE, t.Family, func(e *encoder) {
+		e.str(unix.NFTA_RULE_TABLE, t.Name)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("nft: list rules of %s: %w", t.Name, err)
+	}
+	out := map[string]Count{}
+	for _, m := range msgs {
+		name, n, err := parseRule(m.Data)
+		if err != nil {
+			return nil, err
+		}
+		sum := out[name]
+		out[name] = Count{sum.Packets + n.Packets, sum.Bytes + n.Bytes}
+	}
+	return out, nil
+}
+
+func parseRule(data []byte) (name string, n Count, err error) {
+	if len(data) < 4 {
+		return "", n, nil
+	}
+	err = attrs(data[4:], func(typ uint16, v []byte) error {
+		switch typ {
+		case unix.NFTA_RULE_USERDATA:
+			if len(v) > 2 && v[0] == 0 {
+				name = str(v[2:])
+			}
+		case unix.NFTA_RULE_EXPRESSIONS:
+			return attrs(v, func(_ uint16, v []byte) error { return parseExpr(v, &n) })
+		}
+		return nil
+	})
+	return name, n, err
+}
+
+func parseExpr(b []byte, n *Count) error {
+	var name string
+	return attrs(b, func(typ uint16, v []byte) error {
+		switch {
+		case typ == unix.NFTA_EXPR_NAME:
+			name = str(v)
+		case typ == unix.NFTA_EXPR_DATA && name == "counter":
+			return parseCounter(v, n)
+		}
+		return nil
+	})
+}
+
+func parseCounter(b []byte, n *Count) error {
+	return attrs(b, func(typ uint16, v []byte) error {
+		switch typ {
+		case unix.NFTA_COUNTER_BYTES:
+			n.Bytes = u64(v)
+		case unix.NFTA_COUNTER_PACKETS:
+			n.Packets = u64(v)
+		}
+		return nil
+	})
+}
+
+// HasTable tells whether a table of that name exists, whoever owns it.
+func (c *Conn) HasTable(f Family, name string) (bool, error) {
+	msgs, err := c.dump(unix.NFT_MSG_GETTABLE, f, func(*encoder) {})
+	if err != nil {
+		return false, fmt.Errorf("nft: list tables: %w", err)
+	}
+	for _, m := range msgs {
+		var found bool
+		_ = walk(m.Data, unix.NFTA_TABLE_NAME, func(v []byte) error { found = str(v) == name; return nil })
+		if found {
+			return true, nil
+		}
+	}
+	return false, nil
+}
