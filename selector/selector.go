@@ -5,16 +5,15 @@
 // fence, and prints itself.
 package selector
 
-import (
-	"net/netip"
-
-	"flowcut/conntrack"
-)
+import "flowcut/conntrack"
 
 // Selector is a conjunction of conditions on a flow; a condition that is not
 // set matches every flow. The zero value matches all flows.
+//
+// Values may be copied; copies share their lists, which nothing here changes
+// after parsing. Any number of goroutines may match at once.
 type Selector struct {
-	Family conntrack.Family // FamilyBoth matches either
+	Family conntrack.Family // FamilyBoth matches either; as given, see Families
 
 	OrigSrc  Addrs // source of the original tuple
 	OrigDst  Addrs // destination of the original tuple
@@ -38,111 +37,46 @@ type Selector struct {
 	Mark   Marks
 	Labels LabelBits
 
-	Zone      Zones // zone of either direction
-	OrigZone  Zones
-	ReplyZone Zones
+	Zone      Zones // zone of the entry, whichever directions it holds for (nft: ct zone)
+	OrigZone  Zones // zone that packets of the original direction are in (nft: ct original zone)
+	ReplyZone Zones // zone that packets of the reply direction are in (nft: ct reply zone)
 
 	ID       IDs
 	PickedUp Tristate
 }
 
-// Addrs is a list of addresses. Set tells whether the condition exists; a set
-// list without ranges matches nothing (or everything, when negated).
-type Addrs struct {
-	Set     bool
-	Negated bool
-	Ranges  []AddrRange // sorted, disjoint, not adjacent; IPv4 before IPv6; never IPv4-mapped
+// addrs returns the address conditions with their flags' names.
+func (s *Selector) addrs() [5]namedAddrs {
+	return [...]namedAddrs{
+		{"orig-src", &s.OrigSrc}, {"orig-dst", &s.OrigDst},
+		{"reply-src", &s.ReplySrc}, {"reply-dst", &s.ReplyDst}, {"host", &s.Host},
+	}
 }
 
-// AddrRange is an inclusive range of addresses of one family.
-type AddrRange struct{ From, To netip.Addr }
-
-// Ports is a list of ports, host byte order. It matches protocols with ports
-// alone: TCP, UDP, UDP-Lite, SCTP and DCCP, also when negated.
-type Ports struct {
-	Set     bool
-	Negated bool
-	Ranges  []PortRange // sorted, disjoint, not adjacent
+type namedAddrs struct {
+	name string
+	list *Addrs
 }
 
-// PortRange is an inclusive range of ports.
-type PortRange struct{ From, To uint16 }
-
-// Protos is a list of protocols.
-type Protos struct {
-	Set     bool
-	Negated bool
-	List    []conntrack.Proto // sorted
+// ports returns the port conditions with their flags' names.
+func (s *Selector) ports() [4]namedPorts {
+	return [...]namedPorts{
+		{"orig-port-src", &s.OrigSrcPort}, {"orig-port-dst", &s.OrigDstPort},
+		{"reply-port-src", &s.ReplySrcPort}, {"reply-port-dst", &s.ReplyDstPort},
+	}
 }
 
-// NAT is a condition on translation: with no targets, that there is any;
-// otherwise that one of the targets is what the flow is translated to.
-// For DNAT the target is the source of the reply tuple, for SNAT its destination.
-type NAT struct {
-	Set     bool
-	Negated bool
-	Targets []NATTarget
+type namedPorts struct {
+	name string
+	list *Ports
 }
 
-// NATTarget is an address range with a port; Port 0 means any.
-type NATTarget struct {
-	Addrs AddrRange
-	Port  uint16
+// nats returns the conditions on translation with their flags' names.
+func (s *Selector) nats() [3]namedNAT {
+	return [...]namedNAT{{"dst-nat", &s.DstNAT}, {"src-nat", &s.SrcNAT}, {"any-nat", &s.AnyNAT}}
 }
 
-// Statuses is a condition on status bits: all of Bits are set and none of Clear.
-// Negated: not so.
-type Statuses struct {
-	Set     bool
-	Negated bool
-	Bits    conntrack.Status
-	Clear   conntrack.Status // UNREPLIED is SEEN_REPLY clear
+type namedNAT struct {
+	name string
+	nat  *NAT
 }
-
-// States is a list of TCP states; it matches TCP alone, also when negated.
-type States struct {
-	Set     bool
-	Negated bool
-	List    []conntrack.TCPState
-}
-
-// Marks is a list of mark conditions, flow.Mark & Mask == Value.
-type Marks struct {
-	Set     bool
-	Negated bool
-	List    []MaskedMark
-}
-
-// MaskedMark is one mark condition; without a mask given Mask is all ones.
-type MaskedMark struct{ Value, Mask conntrack.Mark }
-
-// LabelBits is a condition on labels: all of Bits are set.
-type LabelBits struct {
-	Set     bool
-	Negated bool
-	Bits    conntrack.Labels
-}
-
-// Zones is a list of zones.
-type Zones struct {
-	Set     bool
-	Negated bool
-	List    []conntrack.Zone // sorted
-}
-
-// IDs is a list of entry ids.
-type IDs struct {
-	Set     bool
-	Negated bool
-	List    []uint32 // sorted
-}
-
-// Tristate is a condition on a yes or no.
-type Tristate uint8
-
-// The three states; the zero value is no condition.
-const (
-	Any Tristate = iota
-	Yes
-	No
-)

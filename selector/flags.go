@@ -1,0 +1,369 @@
+package selector
+
+import (
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"flowcut/conntrack"
+)
+
+// Flags is the command-line front of a Selector: every command that takes a
+// selector registers the same flags, has its words normalized, lets pflag
+// parse them and then asks for the Selector.
+//
+// The zero value is ready. A Flags serves one command line.
+type Flags struct {
+	LabelFile string // names of labels; empty means DefaultLabelFile
+
+	words []word // in the order given
+}
+
+// word is one flag as it was given.
+type word struct {
+	cond  *condition
+	value string
+}
+
+// condition is one flag: its names, and how its values become a part of a
+// Selector and words again. All of a flag's values are parsed at once.
+type condition struct {
+	name, short string
+	aliases     []string
+	arg         string // placeholder of the value in the help
+	bare        string // value of the flag without one; empty: it needs one
+	usage       string
+	parse       func(p *parser, s *Selector, l list) *Error
+	format      func(s *Selector) (l list, set bool)
+}
+
+// list is what a flag was given, in all of its occurrences: the items between
+// the commas, and whether they were negated as a whole.
+type list struct {
+	negated bool
+	items   []string
+}
+
+// Bare values of flags whose value is optional.
+const (
+	anyTarget = "any"
+	yes       = "yes"
+	no        = "no"
+)
+
+// conditions are the flags of a selector, in the order in which they print.
+var conditions = []condition{
+	{name: "family", short: "f", arg: "FAMILY", usage: "ipv4 or ipv6 (default: both)",
+		parse: (*parser).family, format: formatFamily},
+	{name: "proto", short: "p", aliases: []string{"protonum"}, arg: "PROTO", usage: "protocols, by name or number",
+		parse: (*parser).protos, format: formatProtos},
+	addrCondition("orig-src", "s", []string{"src"}, "source address of the original direction", func(s *Selector) *Addrs { return &s.OrigSrc }),
+	addrCondition("orig-dst", "d", []string{"dst"}, "destination address of the original direction", func(s *Selector) *Addrs { return &s.OrigDst }),
+	addrCondition("reply-src", "r", nil, "source address of the reply direction", func(s *Selector) *Addrs { return &s.ReplySrc }),
+	addrCondition("reply-dst", "q", nil, "destination address of the reply direction", func(s *Selector) *Addrs { return &s.ReplyDst }),
+	addrCondition("host", "", nil, "address of any end, before or after NAT", func(s *Selector) *Addrs { return &s.Host }),
+	portCondition("orig-port-src", "sport", "source port of the original direction", func(s *Selector) *Ports { return &s.OrigSrcPort }),
+	portCondition("orig-port-dst", "dport", "destination port of the original direction", func(s *Selector) *Ports { return &s.OrigDstPort }),
+	portCondition("reply-port-src", "", "source port of the reply direction", func(s *Selector) *Ports { return &s.ReplySrcPort }),
+	portCondition("reply-port-dst", "", "destination port of the reply direction", func(s *Selector) *Ports { return &s.ReplyDstPort }),
+	natCondition("dst-nat", "g", "destination translated, to ADDR[:PORT] if given", func(s *Selector) *NAT { return &s.DstNAT }),
+	natCondition("src-nat", "n", "source translated, to ADDR[:PORT] if given", func(s *Selector) *NAT { return &s.SrcNAT }),
+	natCondition("any-nat", "j", "source or destination translated, to ADDR[:PORT] if given", func(s *Selector) *NAT { return &s.AnyNAT }),
+	{name: "status", short: "u", arg: "STATUS", usage: "all of these statuses, such as ASSURED or UNREPLIED",
+		parse: (*parser).statuses, format: formatStatuses},
+	{name: "state", arg: "STATE", usage: "one of these TCP states, such as ESTABLISHED",
+		parse: (*parser).states, format: formatStates},
+	{name: "mark", short: "m", arg: "MARK[/MASK]", usage: "connection mark",
+		parse: (*parser).marks, format: formatMarks},
+	{name: "label", short: "l", arg: "LABEL", usage: "all of these labels, by number or name",
+		parse: (*parser).labels, format: formatLabels},
+	zoneCondition("zone", "w", "conntrack zone", func(s *Selector) *Zones { return &s.Zone }),
+	zoneCondition("orig-zone", "", "conntrack zone of the original direction", func(s *Selector) *Zones { return &s.OrigZone }),
+	zoneCondition("reply-zone", "", "conntrack zone of the reply direction", func(s *Selector) *Zones { return &s.ReplyZone }),
+	{name: "id", arg: "ID", usage: "ids of entries, as the kernel numbers them",
+		parse: (*parser).ids, format: formatIDs},
+	{name: "picked-up", arg: "yes|no", bare: yes, usage: "TCP flows that look adopted in mid-stream",
+		parse: (*parser).pickedUp, format: formatPickedUp},
+}
+
+func addrCondition(name, short string, aliases []string, usage string, field func(*Selector) *Addrs) condition {
+	return condition{
+		name: name, short: short, aliases: aliases, arg: "ADDR", usage: usage,
+		parse:  func(p *parser, s *Selector, l list) *Error { return p.addrs(field(s), l) },
+		format: func(s *Selector) (list, bool) { return formatAddrs(field(s)) },
+	}
+}
+
+func portCondition(name, alias, usage string, field func(*Selector) *Ports) condition {
+	c := condition{
+		name: name, arg: "PORT", usage: usage,
+		parse:  func(p *parser, s *Selector, l list) *Error { return p.ports(field(s), l) },
+		format: func(s *Selector) (list, bool) { return formatPorts(field(s)) },
+	}
+	if alias != "" {
+		c.aliases = []string{alias}
+	}
+	return c
+}
+
+func natCondition(name, short, usage string, field func(*Selector) *NAT) condition {
+	return condition{
+		name: name, short: short, arg: "ADDR[:PORT]", bare: anyTarget, usage: usage,
+		parse:  func(p *parser, s *Selector, l list) *Error { return p.targets(s, field(s), l) },
+		format: func(s *Selector) (list, bool) { return formatNAT(field(s)) },
+	}
+}
+
+func zoneCondition(name, short, usage string, field func(*Selector) *Zones) condition {
+	return condition{
+		name: name, short: short, arg: "ZONE", usage: usage,
+		parse:  func(p *parser, s *Selector, l list) *Error { return p.zones(field(s), l) },
+		format: func(s *Selector) (list, bool) { return formatZones(field(s)) },
+	}
+}
+
+// Register adds the selector's flags to a flag set.
+//
+// The words that the set is to parse go through Normalize first.
+func (f *Flags) Register(fs *pflag.FlagSet) {
+	for i := range conditions {
+		c := &conditions[i]
+		f.register(fs, c, c.name, c.short)
+		for _, alias := range c.aliases {
+			f.register(fs, c, alias, "").Hidden = true
+		}
+	}
+}
+
+func (f *Flags) register(fs *pflag.FlagSet, c *condition, name, short string) *pflag.Flag {
+	usage := c.usage
+	if len(c.aliases) > 0 {
+		usage += " (also --" + strings.Join(c.aliases, ", --") + ")"
+	}
+	flag := fs.VarPF(&flagValue{f, c}, name, short, usage)
+	flag.NoOptDefVal = c.bare
+	return flag
+}
+
+// flagValue hands the values of one flag to its Flags; they are parsed
+// together later, when all are known.
+type flagValue struct {
+	flags *Flags
+	cond  *condition
+}
+
+func (v *flagValue) String() string { return "" }
+
+func (v *flagValue) Type() string { return v.cond.arg }
+
+func (v *flagValue) Set(value string) error {
+	v.flags.words = append(v.flags.words, word{v.cond, value})
+	return nil
+}
+
+// Selector returns the selector that the parsed flags ask for. Files named by
+// @FILE are read, and standard input for @-; a nil stdin refuses @-.
+//
+// Errors are of type *Error.
+func (f *Flags) Selector(stdin io.Reader) (Selector, error) {
+	p := parser{stdin: stdin, labelFile: f.LabelFile}
+	if p.labelFile == "" {
+		p.labelFile = DefaultLabelFile
+	}
+	var s Selector
+	for i := range conditions {
+		c := &conditions[i]
+		l, given, err := f.list(c)
+		if err == nil && given {
+			err = c.parse(&p, &s, l)
+		}
+		if err != nil {
+			err.Flag = c.name
+			return Selector{}, err
+		}
+	}
+	if p.nothing {
+		s.Host = Addrs{Set: true}
+	}
+	if err := s.check(); err != nil {
+		return Selector{}, err
+	}
+	return s, nil
+}
+
+// list joins all that one flag was given.
+func (f *Flags) list(c *condition) (l list, given bool, err *Error) {
+	for _, w := range f.words {
+		if w.cond != c {
+			continue
+		}
+		value, negated := strings.CutPrefix(w.value, "!")
+		if given && negated != l.negated {
+			return l, true, wrong(w.value, "given both with and without !", "negate the whole list, or nothing of it")
+		}
+		given, l.negated = true, negated
+		items, err := splitList(value)
+		if err != nil {
+			return l, true, err
+		}
+		l.items = append(l.items, items...)
+	}
+	return l, given, nil
+}
+
+// splitList cuts a value at its commas.
+func splitList(value string) ([]string, *Error) {
+	items := strings.Split(value, ",")
+	for i, item := range items {
+		item = strings.TrimSpace(item)
+		items[i] = item
+		switch {
+		case strings.TrimSpace(value) == "":
+			return nil, wrong("", "empty value", "give a value, or leave the flag out")
+		case item == "":
+			return nil, wrong(value, "an empty place in the list", "take out the comma that has nothing beside it")
+		case strings.HasPrefix(item, "!"):
+			return nil, wrong(value, "a ! inside the list", "put one ! in front to negate the whole list")
+		}
+	}
+	return items, nil
+}
+
+// Parse reads a selector from words as on a command line, such as
+// {"-g", "192.168.1.100", "-p", "tcp"}. It takes no value from standard input.
+//
+// Errors about a flag's value are of type *Error.
+func Parse(args []string) (Selector, error) {
+	var f Flags
+	fs := pflag.NewFlagSet("selector", pflag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	f.Register(fs)
+	if err := fs.Parse(Normalize(fs, args)); err != nil {
+		return Selector{}, &Error{Problem: err.Error()}
+	}
+	if fs.NArg() > 0 {
+		return Selector{}, StrayWord(fs.Arg(0))
+	}
+	return f.Selector(nil)
+}
+
+// StrayWord returns the Error for a word that belongs to no flag.
+func StrayWord(w string) *Error {
+	if w == "!" {
+		return wrong(w, "nothing to negate", "put ! right in front of a flag of the selection, or of its value")
+	}
+	return wrong(w, "a word that belongs to no flag", "take it out, or put its flag in front of it")
+}
+
+// check refuses conditions that contradict each other.
+func (s *Selector) check() error {
+	if err := s.checkFamily(); err != nil {
+		return err
+	}
+	return s.checkProto()
+}
+
+// checkFamily refuses addresses outside the family, and conditions that only
+// flows of different families could meet.
+func (s *Selector) checkFamily() error {
+	var first conntrack.Family
+	var firstName string
+	for _, l := range s.addrLists() {
+		for _, r := range l.ranges {
+			if s.Family != conntrack.FamilyBoth && r.family() != s.Family {
+				return &Error{Flag: l.name, Value: r.String(), Problem: "not an address of the family " + familyString(s.Family),
+					Hint: "leave out --family, or the address"}
+			}
+		}
+		fam, one := l.onlyFamily()
+		switch {
+		case !one:
+		case first == conntrack.FamilyBoth:
+			first, firstName = fam, l.name
+		case fam != first:
+			return &Error{Flag: l.name, Value: l.ranges[0].String(),
+				Problem: "no flow can match: --" + firstName + " has addresses of the other family alone",
+				Hint:    "give both addresses of one family, or run twice"}
+		}
+	}
+	return nil
+}
+
+// addrList is the addresses of one condition, whichever kind it is.
+type addrList struct {
+	name    string
+	negated bool
+	ranges  []AddrRange
+}
+
+// onlyFamily returns the family of the list when it asks for one family alone.
+func (l *addrList) onlyFamily() (conntrack.Family, bool) {
+	if l.negated || len(l.ranges) == 0 {
+		return conntrack.FamilyBoth, false
+	}
+	fam := l.ranges[0].family()
+	other := func(r AddrRange) bool { return r.family() != fam }
+	return fam, !slices.ContainsFunc(l.ranges, other)
+}
+
+// addrLists returns every condition that has addresses.
+func (s *Selector) addrLists() []addrList {
+	var out []addrList
+	for _, l := range s.addrs() {
+		out = append(out, addrList{l.name, l.list.Negated, l.list.Ranges})
+	}
+	for _, n := range s.nats() {
+		l := addrList{name: n.name, negated: n.nat.Negated}
+		for _, t := range n.nat.Targets {
+			l.ranges = append(l.ranges, t.Addrs)
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+// checkProto refuses what the named protocols do not have.
+func (s *Selector) checkProto() error {
+	refuse := func(flag, problem string, has func(conntrack.Proto) bool) error {
+		if !s.Proto.Set {
+			return nil
+		}
+		bad := !s.Proto.any(has)
+		for _, p := range s.Proto.List {
+			if !s.Proto.Negated && !has(p) {
+				return &Error{Flag: flag, Problem: protoString(p) + " has no " + problem, Hint: "leave out this flag, or " + protoString(p) + " in --proto"}
+			}
+		}
+		if bad {
+			return &Error{Flag: flag, Problem: "--proto leaves no protocol with " + problem, Hint: "leave out this flag, or --proto"}
+		}
+		return nil
+	}
+	for _, l := range s.ports() {
+		if l.list.Set {
+			if err := refuse(l.name, "ports", hasPorts); err != nil {
+				return err
+			}
+		}
+	}
+	for _, n := range s.nats() {
+		if slices.ContainsFunc(n.nat.Targets, func(t NATTarget) bool { return t.Port != 0 }) {
+			if err := refuse(n.name, "ports", hasPorts); err != nil {
+				return err
+			}
+		}
+	}
+	isTCP := func(p conntrack.Proto) bool { return p == conntrack.ProtoTCP }
+	if s.State.Set {
+		if err := refuse("state", "TCP state", isTCP); err != nil {
+			return err
+		}
+	}
+	if s.PickedUp == Yes {
+		return refuse("picked-up", "TCP state", isTCP)
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package selector
+
+import (
+	"bufio"
+	"errors"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"flowcut/conntrack"
+)
+
+// LabelBits is a condition on labels: all of Bits are set.
+type LabelBits struct {
+	Set     bool
+	Negated bool
+	Bits    conntrack.Labels
+}
+
+// DefaultLabelFile is where conntrack(8) and iptables keep the names of labels:
+// a line a label, bit number and name.
+const DefaultLabelFile = "/etc/xtables/connlabel.conf"
+
+// labelMax is the highest label, XT_CONNLABEL_MAXBIT.
+const labelMax = 127
+
+// match reports whether the condition holds for the labels of a flow.
+func (c *LabelBits) match(l *conntrack.Labels) bool {
+	return !c.Set || c.all(l) != c.Negated
+}
+
+func (c *LabelBits) all(l *conntrack.Labels) bool {
+	for i, b := range c.Bits {
+		if l[i]&b != b {
+			return false
+		}
+	}
+	return true
+}
+
+// numbers returns the bits as --label takes them.
+func (c *LabelBits) numbers() []string {
+	var out []string
+	for n := range labelMax + 1 {
+		if c.Bits[n/8]&(1<<(n%8)) != 0 {
+			out = append(out, strconv.Itoa(n))
+		}
+	}
+	return out
+}
+
+// add reads a label, by number or by its name in a file.
+func (c *LabelBits) add(s, file string) *Error {
+	n, err := parseNumber(s, labelMax)
+	if err != nil && err.Problem == "not a number" {
+		n, err = labelByName(s, file)
+	}
+	if err != nil {
+		return err
+	}
+	c.Bits[n/8] |= 1 << (n % 8)
+	return nil
+}
+
+// labelByName looks a label's name up in a file.
+func labelByName(name, file string) (uint64, *Error) {
+	f, err := os.Open(file)
+	if err != nil {
+		e := wrong(name, "no label's name can be looked up", "write a number from 0 to 127, or put names into "+file)
+		if e.Err = err; errors.Is(err, fs.ErrNotExist) {
+			e.Problem, e.Err = "label names are kept in "+file+", which does not exist", nil
+		}
+		return 0, e
+	}
+	defer f.Close()
+	sc := bufio.NewScanner(f)
+	for sc.Scan() {
+		words := strings.Fields(sc.Text())
+		if len(words) < 2 || words[1] != name {
+			continue
+		}
+		if n, err := parseNumber(words[0], labelMax); err == nil {
+			return n, nil
+		}
+	}
+	if err := sc.Err(); err != nil {
+		e := wrong(name, "no label's name can be looked up", "write a number from 0 to 127")
+		e.Err = err
+		return 0, e
+	}
+	return 0, wrong(name, "unknown label", "write a number from 0 to 127, or a name from "+file)
+}
