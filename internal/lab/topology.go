@@ -1,0 +1,174 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+)
+
+// Config says what [Standard] builds; the zero value is the usual network.
+type Config struct {
+	Clients int // 0: two
+	Servers int // 0: two
+
+	// Sysctls of the gateway, such as net.netfilter.nf_conntrack_tcp_loose,
+	// set before it forwards its first packet.
+	Sysctls map[string]string
+
+	SNAT         bool // translate to the gateway's address by name, not by masquerade
+	IPv4Only     bool // the gateway has no IPv6 tables; addresses stay
+	NoRules      bool // the gateway forwards everything and translates nothing
+	HostFirewall bool // clients and servers drop what conntrack calls invalid
+}
+
+// Topology is clients outside and servers inside of a gateway that
+// translates, in both families:
+//
+//	client   203.0.113.2   2001:db8:1::2 -- wan   gateway  lan  -- 192.168.1.100  fd00:1::100  server
+//	client2  198.51.100.2  2001:db8:2::2 -- wan2           lan2 -- 192.168.2.100  fd00:2::100  server2
+//
+// and so on for more of them (client3 is 198.51.101.2). Clients reach a
+// server through [Gateway.Forward], at the gateway's address on wan.
+type Topology struct {
+	*Lab
+	Clients []*Station
+	Gateway *Gateway
+	Servers []*Station
+}
+
+// Station is a host with one link, to the gateway.
+type Station struct {
+	*Host
+	Addr4, Addr6 netip.Addr // its own
+	Via4, Via6   netip.Addr // the gateway's on that link
+	Device       string     // the gateway's end of the link
+}
+
+// outside returns client n, counted from 0, without its host.
+func outside(n int) *Station {
+	v4, v6 := fmt.Sprintf("198.51.%d.", 99+n), fmt.Sprintf("2001:db8:%x::", n+1)
+	if n == 0 {
+		v4 = "203.0.113."
+	}
+	return station(v4+"2", v6+"2", v4+"1", v6+"1", numbered("wan", n))
+}
+
+// inside returns server n, counted from 0, without its host.
+func inside(n int) *Station {
+	v4, v6 := fmt.Sprintf("192.168.%d.", n+1), fmt.Sprintf("fd00:%x::", n+1)
+	return station(v4+"100", v6+"100", v4+"1", v6+"1", numbered("lan", n))
+}
+
+func station(addr4, addr6, via4, via6, device string) *Station {
+	return &Station{
+		Addr4: netip.MustParseAddr(addr4), Addr6: netip.MustParseAddr(addr6),
+		Via4: netip.MustParseAddr(via4), Via6: netip.MustParseAddr(via6),
+		Device: device,
+	}
+}
+
+// numbered returns word for the first of a kind, word2 for the second.
+func numbered(word string, n int) string {
+	if n == 0 {
+		return word
+	}
+	return word + strconv.Itoa(n+1)
+}
+
+// Standard builds the network and returns when packets can pass. Nothing is
+// forwarded to a server until [Gateway.Forward] is called.
+func Standard(ctx context.Context, cfg Config) (_ *Topology, err error) {
+	l, err := New()
+	if err != nil {
+		return nil, err
+	}
+	t := &Topology{Lab: l}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	host, err := l.Host("gateway")
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{Host: host, snat: cfg.SNAT}
+	t.Gateway = g
+	for n := range orTwo(cfg.Clients) {
+		s := outside(n)
+		if err := t.attach(ctx, numbered("client", n), s); err != nil {
+			return nil, err
+		}
+		t.Clients = append(t.Clients, s)
+	}
+	for n := range orTwo(cfg.Servers) {
+		s := inside(n)
+		if err := t.attach(ctx, numbered("server", n), s); err != nil {
+			return nil, err
+		}
+		t.Servers = append(t.Servers, s)
+	}
+	g.outer, g.inner = t.Clients, t.Servers
+	g.Public4, g.Public6 = t.Clients[0].Via4, t.Clients[0].Via6
+	return t, t.configure(cfg)
+}
+
+func orTwo(n int) int {
+	if n == 0 {
+		return 2
+	}
+	return n
+}
+
+// attach makes the host of s and links it with the gateway.
+func (t *Topology) attach(ctx context.Context, role string, s *Station) (err error) {
+	if s.Host, err = t.Host(role); err != nil {
+		return err
+	}
+	both := func(a, b netip.Addr) []netip.Prefix {
+		return []netip.Prefix{netip.PrefixFrom(a, 24), netip.PrefixFrom(b, 64)}
+	}
+	err = t.Connect(ctx,
+		Port{Host: t.Gateway.Host, Name: s.Device, Addresses: both(s.Via4, s.Via6)},
+		Port{Host: s.Host, Name: "eth0", Addresses: both(s.Addr4, s.Addr6)})
+	if err != nil {
+		return err
+	}
+	if err := s.Route(netip.PrefixFrom(netip.IPv4Unspecified(), 0), s.Via4); err != nil {
+		return err
+	}
+	return s.Route(netip.PrefixFrom(netip.IPv6Unspecified(), 0), s.Via6)
+}
+
+// configure makes the gateway forward and sets the rules up.
+func (t *Topology) configure(cfg Config) error {
+	g := t.Gateway
+	if !cfg.NoRules {
+		if err := g.install(!cfg.IPv4Only); err != nil {
+			return err
+		}
+	}
+	for key, value := range cfg.Sysctls {
+		if err := g.Sysctl(key, value); err != nil {
+			return err
+		}
+	}
+	if cfg.HostFirewall {
+		for _, s := range slices.Concat(t.Clients, t.Servers) {
+			if err := s.Firewall(); err != nil {
+				return fmt.Errorf("lab: firewall of %s: %w", s.Name, err)
+			}
+		}
+	}
+	for _, key := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
+		if err := g.Sysctl(key, "1"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
