@@ -6,7 +6,10 @@
 package conntrack
 
 import (
-	"net/netip"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
 	"time"
 )
 
@@ -94,154 +97,290 @@ type Zone uint16
 // Mark is the connection mark, ctmark.
 type Mark uint32
 
-// Labels is the 128-bit label set, bit 0 is the lowest bit of the first byte.
-type Labels [16]byte
+// Key names one entry of the table for good: a later flow on the same tuple
+// has another ID.
+type Key struct {
+	Orig Tuple
+	Zone Zone   // zone of the original direction, whether or not the reply's is the same
+	ID   uint32 // Flow.ID
+}
 
-// Tuple identifies one direction of a flow.
+// Key returns what [Client.Delete] needs to delete this flow and no other.
+func (f *Flow) Key() Key {
+	k := Key{Orig: f.Orig, ID: f.ID}
+	switch {
+	case f.Has&AttrZone != 0:
+		k.Zone = f.Zone
+	case f.Has&AttrOrigZone != 0:
+		k.Zone = f.OrigZone
+	}
+	return k
+}
+
+// String returns the tuple, the zone if there is one, and the ID.
+func (k Key) String() string {
+	s := k.Orig.String()
+	if k.Zone != 0 {
+		s += " zone " + strconv.Itoa(int(k.Zone))
+	}
+	return s + " id " + strconv.FormatUint(uint64(k.ID), 10)
+}
+
+// Clone returns a copy that shares no memory with f.
+func (f *Flow) Clone() *Flow {
+	c := *f
+	c.HelpInfo = slices.Clone(f.HelpInfo)
+	return &c
+}
+
+// PickedUp tells whether the flow looks adopted in mid-stream: connection
+// tracking saw no handshake and took it from a packet of a running TCP
+// connection, as net.netfilter.nf_conntrack_tcp_loose=1 allows.
 //
-// Ports are host byte order. Which of the fields after Proto apply follows
-// from Proto: ports for TCP, UDP, UDP-Lite, SCTP and DCCP; the same two
-// fields hold the keys of GRE; ICMP and ICMPv6 use the ICMP fields alone;
-// any other protocol uses none. Tuples are comparable with ==.
-type Tuple struct {
-	Src, Dst netip.Addr
-	Proto    Proto
-	SrcPort  uint16 // port, or GRE key
-	DstPort  uint16 // port, or GRE key
-	ICMPID   uint16
-	ICMPType uint8
-	ICMPCode uint8
+// It is a hint, not a proof: entries that a program made or restored, and
+// connections older than the table, look the same.
+func (f *Flow) PickedUp() bool {
+	if f.Has&AttrTCP == 0 {
+		return false
+	}
+	both := f.TCP.OrigFlags & f.TCP.ReplyFlags
+	either := f.TCP.OrigFlags | f.TCP.ReplyFlags
+	return both&TCPBeLiberal != 0 && either&TCPWindowScale == 0
 }
 
-// Proto is an IP protocol number.
-type Proto uint8
-
-// Protocols that connection tracking knows by name.
+// Attributes of a conntrack message, enum ctattr_type.
 const (
-	ProtoICMP    Proto = 1   // IPPROTO_ICMP
-	ProtoTCP     Proto = 6   // IPPROTO_TCP
-	ProtoUDP     Proto = 17  // IPPROTO_UDP
-	ProtoDCCP    Proto = 33  // IPPROTO_DCCP
-	ProtoGRE     Proto = 47  // IPPROTO_GRE
-	ProtoICMPv6  Proto = 58  // IPPROTO_ICMPV6
-	ProtoSCTP    Proto = 132 // IPPROTO_SCTP
-	ProtoUDPLite Proto = 136 // IPPROTO_UDPLITE
+	attrTupleOrig     attrType = 1  // CTA_TUPLE_ORIG
+	attrTupleReply    attrType = 2  // CTA_TUPLE_REPLY
+	attrStatus        attrType = 3  // CTA_STATUS
+	attrProtoinfo     attrType = 4  // CTA_PROTOINFO
+	attrHelp          attrType = 5  // CTA_HELP
+	attrNATSrc        attrType = 6  // CTA_NAT_SRC
+	attrTimeout       attrType = 7  // CTA_TIMEOUT
+	attrMark          attrType = 8  // CTA_MARK
+	attrCountersOrig  attrType = 9  // CTA_COUNTERS_ORIG
+	attrCountersReply attrType = 10 // CTA_COUNTERS_REPLY
+	attrUse           attrType = 11 // CTA_USE
+	attrID            attrType = 12 // CTA_ID
+	attrNATDst        attrType = 13 // CTA_NAT_DST
+	attrTupleMaster   attrType = 14 // CTA_TUPLE_MASTER
+	attrSeqAdjOrig    attrType = 15 // CTA_SEQ_ADJ_ORIG
+	attrSeqAdjReply   attrType = 16 // CTA_SEQ_ADJ_REPLY
+	attrSecMark       attrType = 17 // CTA_SECMARK
+	attrZone          attrType = 18 // CTA_ZONE
+	attrSecCtx        attrType = 19 // CTA_SECCTX
+	attrTimestamp     attrType = 20 // CTA_TIMESTAMP
+	attrMarkMask      attrType = 21 // CTA_MARK_MASK
+	attrLabels        attrType = 22 // CTA_LABELS
+	attrSynproxy      attrType = 24 // CTA_SYNPROXY
+	attrFilter        attrType = 25 // CTA_FILTER
+	attrStatusMask    attrType = 26 // CTA_STATUS_MASK
 )
 
-// Family is an address family; the zero value means both.
-type Family uint8
-
-// Address families, with the kernel's values.
-const (
-	FamilyBoth Family = 0  // AF_UNSPEC
-	FamilyIPv4 Family = 2  // AF_INET
-	FamilyIPv6 Family = 10 // AF_INET6
-)
-
-// Counters holds what one direction of a flow has carried.
-//
-// Both are zero unless net.netfilter.nf_conntrack_acct was 1 when the flow began.
-// Wire: CTA_COUNTERS_ORIG or CTA_COUNTERS_REPLY, nested big-endian uint64.
-// Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h, enum ctattr_counters.
-type Counters struct {
-	Packets uint64
-	Bytes   uint64 // IP header included
+// parseFlow reads the attributes of one conntrack message into f, whose old
+// value is gone afterwards, also on error. The bytes are not kept.
+func parseFlow(b []byte, f *Flow) error {
+	*f = Flow{}
+	for len(b) > 0 {
+		t, v, rest, err := nextAttr(b, "conntrack message")
+		if err != nil {
+			return err
+		}
+		b = rest
+		if t <= attrTimeout {
+			err = f.parseCommon(t, v)
+		} else {
+			err = f.parseRest(t, v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// Status is the set of IPS_ bits of a flow.
-// Source: include/uapi/linux/netfilter/nf_conntrack_common.h, enum ip_conntrack_status.
-type Status uint32
-
-// Status bits.
-const (
-	StatusExpected     Status = 1 << 0  // IPS_EXPECTED
-	StatusSeenReply    Status = 1 << 1  // IPS_SEEN_REPLY
-	StatusAssured      Status = 1 << 2  // IPS_ASSURED
-	StatusConfirmed    Status = 1 << 3  // IPS_CONFIRMED
-	StatusSrcNAT       Status = 1 << 4  // IPS_SRC_NAT
-	StatusDstNAT       Status = 1 << 5  // IPS_DST_NAT
-	StatusSeqAdjust    Status = 1 << 6  // IPS_SEQ_ADJUST
-	StatusSrcNATDone   Status = 1 << 7  // IPS_SRC_NAT_DONE
-	StatusDstNATDone   Status = 1 << 8  // IPS_DST_NAT_DONE
-	StatusDying        Status = 1 << 9  // IPS_DYING
-	StatusFixedTimeout Status = 1 << 10 // IPS_FIXED_TIMEOUT
-	StatusTemplate     Status = 1 << 11 // IPS_TEMPLATE
-	StatusNATClash     Status = 1 << 12 // IPS_NAT_CLASH, untracked in old kernels
-	StatusHelper       Status = 1 << 13 // IPS_HELPER
-	StatusOffload      Status = 1 << 14 // IPS_OFFLOAD
-	StatusHWOffload    Status = 1 << 15 // IPS_HW_OFFLOAD
-)
-
-// TCP is the state of a TCP flow.
-type TCP struct {
-	State       TCPState
-	OrigWScale  uint8 // shift count of the originator's window
-	ReplyWScale uint8
-	OrigFlags   TCPFlags
-	ReplyFlags  TCPFlags
+// parseCommon reads the attributes up to CTA_TIMEOUT.
+func (f *Flow) parseCommon(t attrType, v []byte) (err error) {
+	var n uint32
+	var zone bool
+	switch t {
+	case attrTupleOrig:
+		f.Has = f.Has&^AttrOrigZone | AttrOrig
+		if f.Orig, f.OrigZone, zone, err = parseTuple(v, "CTA_TUPLE_ORIG"); zone {
+			f.Has |= AttrOrigZone
+		}
+	case attrTupleReply:
+		f.Has = f.Has&^AttrReplyZone | AttrReply
+		if f.Reply, f.ReplyZone, zone, err = parseTuple(v, "CTA_TUPLE_REPLY"); zone {
+			f.Has |= AttrReplyZone
+		}
+	case attrStatus:
+		f.Has |= AttrStatus
+		n, err = parseUint32(v, "CTA_STATUS")
+		f.Status = Status(n)
+	case attrProtoinfo:
+		err = f.parseProtoinfo(v)
+	case attrHelp:
+		f.Has |= AttrHelper
+		err = f.parseHelp(v)
+	case attrTimeout:
+		f.Has |= AttrTimeout
+		n, err = parseUint32(v, "CTA_TIMEOUT")
+		f.Timeout = time.Duration(n) * time.Second
+	}
+	return err
 }
 
-// TCPState is the kernel's state of a TCP flow.
-// Source: include/uapi/linux/netfilter/nf_conntrack_tcp.h, enum tcp_conntrack.
-type TCPState uint8
-
-// TCP states.
-const (
-	TCPNone        TCPState = 0 // TCP_CONNTRACK_NONE
-	TCPSynSent     TCPState = 1
-	TCPSynRecv     TCPState = 2
-	TCPEstablished TCPState = 3
-	TCPFinWait     TCPState = 4
-	TCPCloseWait   TCPState = 5
-	TCPLastAck     TCPState = 6
-	TCPTimeWait    TCPState = 7
-	TCPClose       TCPState = 8
-	TCPSynSent2    TCPState = 9 // TCP_CONNTRACK_LISTEN's old value
-)
-
-// TCPFlags is the set of IP_CT_TCP_FLAG_ bits of one direction.
-type TCPFlags uint8
-
-// TCP flags.
-const (
-	TCPWindowScale TCPFlags = 0x01 // IP_CT_TCP_FLAG_WINDOW_SCALE
-	TCPSackPerm    TCPFlags = 0x02 // IP_CT_TCP_FLAG_SACK_PERM
-	TCPCloseInit   TCPFlags = 0x04 // IP_CT_TCP_FLAG_CLOSE_INIT
-	TCPBeLiberal   TCPFlags = 0x08 // IP_CT_TCP_FLAG_BE_LIBERAL
-	TCPDataUnacked TCPFlags = 0x10 // IP_CT_TCP_FLAG_DATA_UNACKNOWLEDGED
-	TCPMaxAckSet   TCPFlags = 0x20 // IP_CT_TCP_FLAG_MAXACK_SET
-)
-
-// SCTP is the state of an SCTP flow.
-type SCTP struct {
-	State     SCTPState
-	OrigVTag  uint32
-	ReplyVTag uint32
+// parseRest reads the attributes after CTA_TIMEOUT.
+func (f *Flow) parseRest(t attrType, v []byte) (err error) {
+	var n uint32
+	var z uint16
+	switch t {
+	case attrMark:
+		f.Has |= AttrMark
+		n, err = parseUint32(v, "CTA_MARK")
+		f.Mark = Mark(n)
+	case attrCountersOrig:
+		f.Has |= AttrOrigCounters
+		err = f.OrigCounters.parse(v, "CTA_COUNTERS_ORIG")
+	case attrCountersReply:
+		f.Has |= AttrReplyCounters
+		err = f.ReplyCounters.parse(v, "CTA_COUNTERS_REPLY")
+	case attrUse:
+		f.Has |= AttrUse
+		f.Use, err = parseUint32(v, "CTA_USE")
+	case attrID:
+		f.Has |= AttrID
+		f.ID, err = parseUint32(v, "CTA_ID")
+	case attrTupleMaster:
+		f.Has |= AttrMaster
+		f.Master, _, _, err = parseTuple(v, "CTA_TUPLE_MASTER")
+	case attrSeqAdjOrig:
+		f.Has |= AttrOrigSeqAdj
+		err = f.OrigSeqAdj.parse(v, "CTA_SEQ_ADJ_ORIG")
+	case attrSeqAdjReply:
+		f.Has |= AttrReplySeqAdj
+		err = f.ReplySeqAdj.parse(v, "CTA_SEQ_ADJ_REPLY")
+	case attrSecMark:
+		f.Has |= AttrSecMark
+		f.SecMark, err = parseUint32(v, "CTA_SECMARK")
+	case attrZone:
+		f.Has |= AttrZone
+		z, err = parseUint16(v, "CTA_ZONE")
+		f.Zone = Zone(z)
+	case attrSecCtx:
+		f.Has |= AttrSecCtx
+		err = f.parseSecCtx(v)
+	case attrTimestamp:
+		err = f.parseTimestamp(v)
+	case attrLabels:
+		f.Has |= AttrLabels
+		err = f.Labels.parse(v)
+	case attrSynproxy:
+		f.Has |= AttrSynproxy
+		err = f.Synproxy.parse(v)
+	}
+	return err
 }
 
-// SCTPState is the kernel's state of an SCTP flow, enum sctp_conntrack.
-type SCTPState uint8
-
-// DCCP is the state of a DCCP flow; kernels from 6.16 on have none.
-type DCCP struct {
-	State        DCCPState
-	Role         uint8 // 0 client, 1 server
-	HandshakeSeq uint64
+// appendFlow appends every attribute that f has, as the kernel would send it.
+func appendFlow(b []byte, f *Flow) ([]byte, error) {
+	if err := f.validateText(); err != nil {
+		return nil, err
+	}
+	b, err := f.appendTuples(b)
+	if err != nil {
+		return nil, err
+	}
+	if f.Has&AttrStatus != 0 {
+		b = appendUint32(b, attrStatus, uint32(f.Status))
+	}
+	if f.Has&AttrTimeout != 0 {
+		if b, err = f.appendTimeout(b); err != nil {
+			return nil, err
+		}
+	}
+	if f.Has&AttrOrigCounters != 0 {
+		b = f.OrigCounters.append(b, attrCountersOrig)
+	}
+	if f.Has&AttrReplyCounters != 0 {
+		b = f.ReplyCounters.append(b, attrCountersReply)
+	}
+	b = f.appendTimestamp(b)
+	b = f.appendState(b)
+	if f.Has&AttrSecMark != 0 {
+		b = appendUint32(b, attrSecMark, f.SecMark)
+	}
+	if f.Has&AttrSecCtx != 0 {
+		b = f.appendSecCtx(b)
+	}
+	if f.Has&AttrID != 0 {
+		b = appendUint32(b, attrID, f.ID)
+	}
+	if f.Has&AttrUse != 0 {
+		b = appendUint32(b, attrUse, f.Use)
+	}
+	return b, nil
 }
 
-// DCCPState is the kernel's state of a DCCP flow, enum ct_dccp_states.
-type DCCPState uint8
-
-// SeqAdj is the shift that NAT applies to the sequence numbers of one direction.
-type SeqAdj struct {
-	CorrectionPos uint32
-	OffsetBefore  int32
-	OffsetAfter   int32
+// appendTuples appends the tuples and the zone.
+func (f *Flow) appendTuples(b []byte) ([]byte, error) {
+	for _, t := range [...]struct {
+		attr Attr
+		typ  attrType
+		name string
+		t    *Tuple
+		z    Zone
+		zone bool
+	}{
+		{AttrOrig, attrTupleOrig, "original tuple", &f.Orig, f.OrigZone, f.Has&AttrOrigZone != 0},
+		{AttrReply, attrTupleReply, "reply tuple", &f.Reply, f.ReplyZone, f.Has&AttrReplyZone != 0},
+		{AttrMaster, attrTupleMaster, "master tuple", &f.Master, 0, false},
+	} {
+		if f.Has&t.attr == 0 {
+			continue
+		}
+		if err := t.t.validate(); err != nil {
+			return nil, fmt.Errorf("%s: %w", t.name, err)
+		}
+		b = appendTuple(b, t.typ, t.t, t.z, t.zone)
+	}
+	if f.Has&AttrZone != 0 {
+		b = appendUint16(b, attrZone, uint16(f.Zone))
+	}
+	return b, nil
 }
 
-// Synproxy is the state that the SYNPROXY target keeps with a flow.
-type Synproxy struct {
-	ISN   uint32
-	ITS   uint32
-	TSOff uint32
+// appendTimeout appends CTA_TIMEOUT.
+func (f *Flow) appendTimeout(b []byte) ([]byte, error) {
+	s := f.Timeout / time.Second
+	if s < 0 || s > math.MaxUint32 {
+		return nil, fmt.Errorf("timeout out of range: %v", f.Timeout)
+	}
+	return appendUint32(b, attrTimeout, uint32(s)), nil
+}
+
+// appendState appends what a request may also set: protocol state, helper,
+// mark, labels, sequence adjustment, synproxy.
+func (f *Flow) appendState(b []byte) []byte {
+	b = f.appendProtoinfo(b)
+	if f.Has&AttrHelper != 0 {
+		b = f.appendHelp(b)
+	}
+	if f.Has&AttrMark != 0 {
+		b = appendUint32(b, attrMark, uint32(f.Mark))
+	}
+	if f.Has&AttrLabels != 0 {
+		b = appendAttr(b, attrLabels, f.Labels[:])
+	}
+	if f.Has&AttrOrigSeqAdj != 0 {
+		b = f.OrigSeqAdj.append(b, attrSeqAdjOrig)
+	}
+	if f.Has&AttrReplySeqAdj != 0 {
+		b = f.ReplySeqAdj.append(b, attrSeqAdjReply)
+	}
+	if f.Has&AttrSynproxy != 0 {
+		b = f.Synproxy.append(b)
+	}
+	return b
 }

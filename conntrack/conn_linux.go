@@ -1,0 +1,154 @@
+package conntrack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// recvSize is the size of the receive buffer. The kernel fills at most 32 KiB
+// of a dump at a time.
+const recvSize = 64 << 10
+
+// pollStep is how often a blocked receive looks at its context. The kernel
+// answers before the send returns, so in practice nothing blocks.
+const pollStep = 50 * time.Millisecond
+
+// conn is one netlink socket. One request is under way at a time.
+type conn struct {
+	nl  *netlink.Conn
+	raw syscall.RawConn
+	seq uint32
+	out []byte // request under construction
+	in  []byte // last datagram
+
+	rcvbuf int // bytes the kernel may queue for us, by its own account
+}
+
+// dialConn opens a socket in the namespace of fd, the calling thread's if fd is 0.
+// rcvbuf is the size asked for the kernel's receive queue, 0 for a large one.
+func dialConn(fd, rcvbuf int) (*conn, error) {
+	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: fd})
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{nl: nl, in: make([]byte, recvSize)}
+	if err := c.setup(rcvbuf); err != nil {
+		return nil, errors.Join(err, nl.Close())
+	}
+	return c, nil
+}
+
+// setup sets the socket's options.
+func (c *conn) setup(rcvbuf int) error {
+	for _, o := range []netlink.ConnOption{netlink.CapAcknowledge, netlink.ExtendedAcknowledge} {
+		if err := c.nl.SetOption(o, true); err != nil {
+			return fmt.Errorf("netlink option %d: %w", o, err)
+		}
+	}
+	var err error
+	if c.raw, err = c.nl.SyscallConn(); err != nil {
+		return err
+	}
+	return c.setRecvBuffer(rcvbuf)
+}
+
+// setRecvBuffer sets the size of the kernel's receive queue, beyond the
+// system's limit where that is permitted, and notes what was granted.
+func (c *conn) setRecvBuffer(n int) error {
+	opt := unix.SO_RCVBUF
+	if n == 0 {
+		n, opt = 4<<20, unix.SO_RCVBUFFORCE
+	}
+	var err error
+	cerr := c.raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, opt, n)
+		if errors.Is(err, unix.EPERM) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, n)
+		}
+		if err == nil {
+			c.rcvbuf, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
+		}
+	})
+	return errors.Join(err, cerr)
+}
+
+func (c *conn) close() error { return c.nl.Close() }
+
+// send sends b to the kernel as one datagram.
+func (c *conn) send(b []byte) error {
+	var err error
+	werr := c.raw.Write(func(fd uintptr) bool {
+		for {
+			err = unix.Sendto(int(fd), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+			if !errors.Is(err, unix.EINTR) {
+				return !errors.Is(err, unix.EAGAIN)
+			}
+		}
+	})
+	return closedError(errors.Join(werr, err))
+}
+
+// receive returns the next datagram of the kernel; it is valid until the next call.
+func (c *conn) receive(ctx context.Context) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	for first := true; ; first = false {
+		if !first {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			if err := c.nl.SetReadDeadline(time.Now().Add(pollStep)); err != nil {
+				return nil, closedError(err)
+			}
+		}
+		b, again, err := c.receiveOnce(first)
+		if !again && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return b, closedError(err)
+		}
+	}
+}
+
+// receiveOnce reads one datagram. again means that there was none or that it
+// was not the kernel's. If poll is true it does not wait.
+func (c *conn) receiveOnce(poll bool) (b []byte, again bool, err error) {
+	var n int
+	var from unix.Sockaddr
+	rerr := c.raw.Read(func(fd uintptr) bool {
+		for {
+			n, from, err = unix.Recvfrom(int(fd), c.in, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+			if !errors.Is(err, unix.EINTR) {
+				return poll || !errors.Is(err, unix.EAGAIN)
+			}
+		}
+	})
+	switch {
+	case rerr != nil:
+		return nil, false, rerr
+	case errors.Is(err, unix.EAGAIN):
+		return nil, true, nil
+	case err != nil:
+		return nil, false, err
+	case n > len(c.in):
+		return nil, false, fmt.Errorf("datagram of %d bytes, room for %d", n, len(c.in))
+	}
+	if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid != 0 {
+		return nil, true, nil // some process's, not the kernel's
+	}
+	return c.in[:n], false, nil
+}
+
+// closedError turns the error of a socket that was closed under us into ErrClosed.
+func closedError(err error) error {
+	if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.EBADF) {
+		return ErrClosed
+	}
+	return err
+}

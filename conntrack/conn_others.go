@@ -1,0 +1,29 @@
+//go:build !linux
+
+package conntrack
+
+import "context"
+
+// conn stands in where there is no netlink.
+type conn struct {
+	seq    uint32
+	out    []byte
+	rcvbuf int
+}
+
+func dialConn(int, int) (*conn, error) { return nil, errNotLinux }
+
+func (*conn) close() error                            { return nil }
+func (*conn) send([]byte) error                       { return errNotLinux }
+func (*conn) receive(context.Context) ([]byte, error) { return nil, errNotLinux }
+
+// netNS stands in where there are no network namespaces.
+type netNS struct{}
+
+func openNetNS(int) (*netNS, error)    { return nil, errNotLinux }
+func (*netNS) dial(int) (*conn, error) { return nil, errNotLinux }
+func (*netNS) close() error            { return nil }
+
+func dialScratch() (*conn, error) { return nil, errNotLinux }
+
+var errNotLinux = &NotSupportedError{Feature: "connection tracking outside of Linux"}

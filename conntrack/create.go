@@ -1,0 +1,156 @@
+package conntrack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+)
+
+// Create makes an entry. Orig must be set, and Timeout of at least a second;
+// Reply is the inverse of Orig unless f has it. Of the rest, what f.Has says
+// is sent, where the kernel takes it: zone, status, mark, labels, protocol
+// state, helper, sequence adjustment, synproxy, master.
+//
+// If Status says StatusSrcNAT or StatusDstNAT, the entry is made with the
+// translation that the difference of Orig and Reply shows; otherwise a
+// differing Reply is taken as it is and nothing is translated.
+// Errors: [os.ErrExist] if an entry has one of the tuples.
+// Needs CAP_NET_ADMIN.
+func (c *Client) Create(ctx context.Context, f *Flow) error {
+	return c.with("create", func(s *conn) error {
+		s.seq++
+		out, err := appendCreate(s.out[:0], header{msgNew, flagCreate | flagExcl | flagAck, s.seq}, f)
+		if err != nil {
+			return fmt.Errorf("%v: %w", f.Orig, err)
+		}
+		s.out = out
+		return s.roundTrip(ctx, "create", ofTuple(f.Orig, f.Key().Zone), noMessage)
+	})
+}
+
+// CreateAll makes the entries of flows, as [Client.Create] does, many at a
+// time. Refusals do not stop it; the first is returned at the end, with the
+// number of the others. created counts the entries made.
+func (c *Client) CreateAll(ctx context.Context, flows iter.Seq[*Flow]) (created int, err error) {
+	var refused refusals
+	err = c.with("create", func(s *conn) error {
+		b := newBatch(s, "create")
+		b.refused = func(i int, a answer) {
+			refused.add(newError("create", fmt.Sprintf("flow %d", created+i), a))
+		}
+		done := 0
+		flush := func() error {
+			before := refused.n
+			if err := b.send(ctx); err != nil {
+				return err
+			}
+			done += b.n - (refused.n - before)
+			created += b.n
+			b.reset()
+			return nil
+		}
+		for f := range flows {
+			h := b.begin(msgNew, flagCreate|flagExcl)
+			if err := b.add(appendCreate(b.s.out, h, f)); err != nil {
+				return fmt.Errorf("%v: %w", f.Orig, err)
+			}
+			if b.full() {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+		}
+		err := flush()
+		return err
+	})
+	if err == nil {
+		err = refused.err()
+	}
+	return created - refused.n, err
+}
+
+// Update changes the entry that has f.Orig as a tuple in f's zone. What f.Has
+// says is set, where the kernel takes it: status (bits can only be set),
+// timeout, mark, labels, protocol state, helper, sequence adjustment, synproxy.
+//
+// Errors: [os.ErrNotExist] if there is no such entry. Needs CAP_NET_ADMIN.
+func (c *Client) Update(ctx context.Context, f *Flow) error {
+	return c.with("update", func(s *conn) error {
+		s.seq++
+		out, err := appendUpdate(s.out[:0], header{msgNew, flagAck, s.seq}, f)
+		if err != nil {
+			return fmt.Errorf("%v: %w", f.Orig, err)
+		}
+		s.out = out
+		return s.roundTrip(ctx, "update", ofTuple(f.Orig, f.Key().Zone), noMessage)
+	})
+}
+
+// appendCreate appends the request to make f.
+func appendCreate(b []byte, h header, f *Flow) ([]byte, error) {
+	if err := f.validateText(); err != nil {
+		return nil, err
+	}
+	c := *f
+	c.Has |= AttrOrig | AttrReply
+	if f.Has&AttrReply == 0 {
+		c.Reply = f.Orig.Invert()
+	}
+	if f.Timeout < time.Second {
+		return nil, errors.New("no timeout")
+	}
+	if c.Reply.Proto != c.Orig.Proto || c.Orig.Family() != c.Reply.Family() {
+		return nil, fmt.Errorf("reply tuple of another protocol or family: %v", c.Reply)
+	}
+	nat := c.Status & (StatusSrcNAT | StatusDstNAT)
+	if nat != 0 {
+		// The kernel makes the reply tuple from this one and the translation.
+		c.Reply = c.Orig.Invert()
+	}
+	b, start := beginMessage(b, h, c.Orig.Family(), versionPlain)
+	b, err := c.appendTuples(b)
+	if err != nil {
+		return nil, err
+	}
+	if b, err = c.appendTimeout(b); err != nil {
+		return nil, err
+	}
+	if f.Has&AttrStatus != 0 {
+		// Without those that the kernel alone may set: it refuses the
+		// request if they differ from what it has set by now.
+		const own = StatusExpected | StatusDying
+		b = appendUint32(b, attrStatus, uint32(c.Status&^own|StatusConfirmed))
+	}
+	if nat&StatusDstNAT != 0 {
+		b = appendNAT(b, attrNATDst, f.Reply.Src, f.Reply.SrcPort, f.Orig)
+	}
+	if nat&StatusSrcNAT != 0 {
+		b = appendNAT(b, attrNATSrc, f.Reply.Dst, f.Reply.DstPort, f.Orig)
+	}
+	return endMessage(c.appendState(b), start), nil
+}
+
+// appendUpdate appends the request to change the entry of f.
+func appendUpdate(b []byte, h header, f *Flow) ([]byte, error) {
+	if err := f.validateText(); err != nil {
+		return nil, err
+	}
+	if err := f.Orig.validate(); err != nil {
+		return nil, err
+	}
+	b, start := beginMessage(b, h, f.Orig.Family(), versionPlain)
+	b = appendTuple(b, attrTupleOrig, &f.Orig, 0, false)
+	b = appendUint16(b, attrZone, uint16(f.Key().Zone))
+	if f.Has&AttrTimeout != 0 {
+		var err error
+		if b, err = f.appendTimeout(b); err != nil {
+			return nil, err
+		}
+	}
+	if f.Has&AttrStatus != 0 {
+		b = appendUint32(b, attrStatus, uint32(f.Status))
+	}
+	return endMessage(f.appendState(b), start), nil
+}
