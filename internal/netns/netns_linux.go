@@ -115,6 +115,19 @@ func (ns *NS) Do(f func() error) error {
 	})
 }
 
+// DoFd is [NS.Do] for the descriptor of a namespace; 0 is the caller's own.
+func DoFd(fd int, f func() error) error {
+	if fd == 0 {
+		return f()
+	}
+	return away(func() error {
+		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("netns: enter the namespace of descriptor %d: %w", fd, err)
+		}
+		return f()
+	})
+}
+
 // away runs f, which may change the thread's network namespace, on a thread
 // that nobody else uses meanwhile, and takes the thread home afterwards.
 //

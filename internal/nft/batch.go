@@ -45,7 +45,7 @@ func (b *Batch) AddTable(t *Table) {
 		}
 	})
 	for _, s := range t.Sets {
-		b.addSet(t, s)
+		b.AddSet(t, s)
 		b.AddElements(t, s.Name, s.Elements)
 	}
 	for _, c := range t.Chains {
@@ -56,7 +56,8 @@ func (b *Batch) AddTable(t *Table) {
 	}
 }
 
-func (b *Batch) addSet(t *Table, s *Set) {
+// AddSet makes a set in the table.
+func (b *Batch) AddSet(t *Table, s *Set) {
 	b.setID++
 	b.put(unix.NFT_MSG_NEWSET, t.Family, create, func(e *encoder) {
 		e.str(unix.NFTA_SET_TABLE, t.Name)

@@ -1,0 +1,396 @@
+package cut
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"flowcut/conntrack"
+	"flowcut/internal/fence"
+	"flowcut/internal/netns"
+	"flowcut/internal/probe"
+)
+
+// Run cuts the flows that the options select and returns when the fence is
+// lifted again. It has no effect that outlives it, or the process, but the
+// deletion.
+//
+// The receipt is not nil once the fence has been raised, also when there is an
+// error: then it says what had been done by then. A cut that ran to its end
+// without proof is no error; see Receipt.Proven. When the context ends, the
+// fence is lifted and the error is the context's cause.
+//
+// Needs CAP_NET_ADMIN and CAP_NET_RAW, and Linux 5.15. Errors for what is
+// missing are [conntrack.NotSupportedError] or wrap os.ErrPermission; nothing
+// has been changed then.
+func Run(ctx context.Context, o Options) (*Receipt, error) {
+	c := &cutting{o: o.normal()}
+	c.receipt = Receipt{Version: 1, Selector: c.o.Selector.String()}
+	c.receipt.Fence.Exact = fence.Exact(&c.o.Selector)
+	limit, cancel := context.WithTimeoutCause(ctx, time.Until(c.o.Start.Add(c.o.Timeout)), errTimeout)
+	defer cancel()
+	if err := c.open(); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	err := c.run(limit)
+	if errors.Is(err, errTimeout) {
+		c.because("the time that --timeout gives ran out during \"%s\"; give it more", c.step)
+		err = nil
+	}
+	// Counted while the fence stands, also after an interruption.
+	finish := context.WithoutCancel(ctx)
+	err = errors.Join(err, c.conclude(finish), c.close())
+	if c.raised.IsZero() && err != nil {
+		return nil, err
+	}
+	return &c.receipt, err
+}
+
+var errTimeout = errors.New("timeout")
+
+// cutting is one cut under way.
+type cutting struct {
+	o       Options
+	ct      *conntrack.Client
+	fence   *fence.Fence
+	prober  *probe.Prober
+	step    string
+	receipt Receipt
+	reasons []string
+
+	members   members
+	raised    time.Time
+	lowered   time.Time
+	deleted   time.Time // last deletion
+	checked   bool      // a pass over the whole table found nothing old
+	cameBack  int       // entries born on cut tuples in spite of the guard
+	sendError error     // of a probe that could not be sent
+}
+
+// open opens all sockets. It changes nothing.
+func (c *cutting) open() (err error) {
+	if c.ct, err = conntrack.Dial(conntrack.Config{NetNS: c.o.NetNS}); err != nil {
+		return err
+	}
+	if c.fence, err = fence.New(fence.Config{NetNS: c.o.NetNS, Silent: c.o.Silent, Without: c.o.without, Selector: &c.o.Selector}); err != nil {
+		return err
+	}
+	return netns.DoFd(c.o.NetNS, func() error {
+		c.prober, err = probe.Open(fence.Tag)
+		return err
+	})
+}
+
+func (c *cutting) close() error {
+	var err error
+	if c.fence != nil {
+		err = c.fence.Close()
+	}
+	if c.prober != nil {
+		err = errors.Join(err, c.prober.Close())
+	}
+	if c.ct != nil {
+		err = errors.Join(err, c.ct.Close())
+	}
+	return err
+}
+
+// run goes through the steps until the guard may be lifted.
+func (c *cutting) run(ctx context.Context) error {
+	c.begin("raise the fence")
+	if err := c.raise(ctx); err != nil || c.raised.IsZero() {
+		return err
+	}
+	c.begin("list the flows")
+	found, err := c.sweep(ctx, true)
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		c.checked = true
+		return nil
+	}
+	if err := c.take(found); err != nil {
+		return err
+	}
+	if c.kicks() {
+		c.begin("tell the ends")
+		if err := c.tell(ctx, found); err != nil {
+			return err
+		}
+	}
+	c.begin("delete the entries")
+	if err := c.deleteAll(ctx, found); err != nil {
+		return err
+	}
+	if c.kicks() {
+		c.begin("tell the ends that stayed silent")
+		if err := c.kick(ctx, roundsAfter, false); err != nil {
+			return err
+		}
+		if err := c.kick(ctx, roundsLast, true); err != nil {
+			return err
+		}
+	}
+	if err := c.lower(); err != nil {
+		return err
+	}
+	c.begin("wait until nothing knocks")
+	if err := c.settle(ctx); err != nil {
+		return err
+	}
+	c.begin("look once more")
+	return c.again(ctx)
+}
+
+func (c *cutting) kicks() bool { return !c.o.NoKick && !c.o.Silent }
+
+func (c *cutting) begin(step string) {
+	c.step = step
+	if c.o.Progress != nil {
+		c.o.Progress(Step{Name: step, Flows: len(c.members.list)})
+	}
+}
+
+// raise puts the fence up for each family that has entries. A family without
+// has no flow that could be meant, and its tracking may be off.
+func (c *cutting) raise(ctx context.Context) error {
+	for _, family := range c.o.Selector.Families() {
+		has, err := c.ct.Has(ctx, family)
+		if err != nil {
+			return err
+		}
+		if !has {
+			continue
+		}
+		if err := c.fence.Raise(family); err != nil {
+			return err
+		}
+		c.raised = time.Now()
+		c.receipt.Fence.Backend = "nf_tables"
+		c.receipt.Fence.RaisedAfterMS = c.since(c.raised)
+	}
+	if c.raised.IsZero() {
+		return nil
+	}
+	return c.fence.Settle()
+}
+
+func (c *cutting) since(t time.Time) Millis { return Millis(t.Sub(c.o.Start)) }
+
+// sweep looks through the table for flows that began before the fence and
+// returns those that have an entry: members, new or known, and what conntrack
+// adopted on a member's tuple from either end. With bySelector it takes in
+// what the selector means and was not born behind the fence.
+func (c *cutting) sweep(ctx context.Context, bySelector bool) ([]*member, error) {
+	candidates, err := c.candidates(ctx, bySelector)
+	if err != nil {
+		return nil, err
+	}
+	// Read behind the dump: a flow is noted before it has an entry.
+	born, err := c.tuplesOf(fence.Born)
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[conntrack.Key]bool, len(candidates))
+	found := candidates[:0]
+	for _, m := range candidates {
+		if !seen[m.key] && !born[m.key.Orig] {
+			seen[m.key] = true
+			found = append(found, c.known(m))
+		}
+	}
+	return found, nil
+}
+
+// candidates returns the entries that are selected or on a member's tuple.
+func (c *cutting) candidates(ctx context.Context, bySelector bool) ([]*member, error) {
+	var filter conntrack.Filter
+	if len(c.members.list) == 0 {
+		filter.Family = c.o.Selector.Family
+	}
+	var out []*member
+	for f, err := range c.ct.Dump(ctx, filter) {
+		if err != nil {
+			return nil, err
+		}
+		_, onTuple := c.members.ends[f.Orig]
+		if onTuple || (bySelector && c.o.Selector.Match(f)) {
+			out = append(out, newMember(f, c.o.Flows))
+		}
+	}
+	return out, nil
+}
+
+// known returns the member that an entry belongs to, or makes it one. An entry
+// on a member's tuple with another ID is what conntrack adopted of it.
+func (c *cutting) known(m *member) *member {
+	e, ok := c.members.ends[m.key.Orig]
+	switch {
+	case !ok:
+		c.members.add(m)
+		return m
+	case e.m.key == m.key:
+		return e.m
+	}
+	c.receipt.Flows.Returned++
+	return m
+}
+
+// tuplesOf returns the tuples of a mark.
+func (c *cutting) tuplesOf(m fence.Mark) (map[conntrack.Tuple]bool, error) {
+	out := map[conntrack.Tuple]bool{}
+	for n, err := range c.fence.Noted(m) {
+		if err != nil {
+			return nil, err
+		}
+		out[n.Tuple] = true
+	}
+	return out, nil
+}
+
+// take puts members under the guard. Without a hold, what has no handshake
+// goes free as soon as its entry is gone.
+func (c *cutting) take(list []*member) error {
+	var guarded []*member
+	for _, m := range list {
+		if withHandshake(m) || c.o.Hold != 0 {
+			guarded = append(guarded, m)
+		}
+	}
+	return c.fence.Guard(tuples(guarded))
+}
+
+// tell makes the ends hear that it is over.
+func (c *cutting) tell(ctx context.Context, list []*member) error {
+	if err := c.tellRest(list); err != nil {
+		return err
+	}
+	return c.kick(ctx, roundsBefore, false)
+}
+
+// deleteAll deletes entries and looks again until a pass over the whole table
+// finds nothing old.
+func (c *cutting) deleteAll(ctx context.Context, found []*member) error {
+	for {
+		if err := c.delete(ctx, found); err != nil {
+			return err
+		}
+		var err error
+		if found, err = c.sweep(ctx, c.receipt.Fence.Exact); err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			c.checked = true
+			return nil
+		}
+		if err := c.take(found); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *cutting) delete(ctx context.Context, list []*member) error {
+	keys := make([]conntrack.Key, len(list))
+	for i, m := range list {
+		keys[i] = m.key
+		m.deleted = true
+	}
+	_, err := c.ct.Delete(ctx, keys, func(i int) { list[i].gone = true })
+	c.deleted = time.Now()
+	return err
+}
+
+// lower leaves the guard alone standing.
+func (c *cutting) lower() error {
+	c.lowered = time.Now()
+	return c.fence.Lower()
+}
+
+// settle waits until nothing has knocked for the settle time, and what has no
+// handshake has been held for long enough.
+func (c *cutting) settle(ctx context.Context) error {
+	const poll = 25 * time.Millisecond
+	if c.o.Settle == 0 && c.o.Hold == 0 {
+		return nil
+	}
+	for {
+		began := time.Now()
+		left, err := c.unsettled()
+		if err != nil || left <= 0 {
+			return err
+		}
+		if err := wait(ctx, min(left, max(poll, 4*time.Since(began)))); err != nil {
+			return err
+		}
+	}
+}
+
+// unsettled returns how long it takes at least until the guard may go.
+func (c *cutting) unsettled() (time.Duration, error) {
+	left := c.o.Settle - time.Since(c.lowered)
+	held := c.hasHeld()
+	if held && c.o.Hold > 0 {
+		left = max(left, c.o.Hold-time.Since(c.deleted))
+	}
+	if left > 0 {
+		return left, nil
+	}
+	for n, err := range c.fence.Noted(fence.Knocked) {
+		if err != nil {
+			return 0, err
+		}
+		if n.Proto == conntrack.ProtoTCP || c.o.Hold == UntilQuiet {
+			left = max(left, c.o.Settle-n.Ago)
+		}
+	}
+	return left, nil
+}
+
+// hasHeld tells whether there are flows without a handshake.
+func (c *cutting) hasHeld() bool {
+	for _, m := range c.members.list {
+		if !withHandshake(m) {
+			return true
+		}
+	}
+	return false
+}
+
+// again looks for entries on cut tuples right before the guard is lifted.
+func (c *cutting) again(ctx context.Context) error {
+	c.checked = false
+	found, err := c.sweep(ctx, false)
+	if err != nil {
+		return err
+	}
+	c.checked = true
+	if len(found) == 0 {
+		return nil
+	}
+	c.cameBack = len(found)
+	return c.delete(ctx, found)
+}
+
+func (c *cutting) because(format string, args ...any) {
+	c.reasons = append(c.reasons, fmt.Sprintf(format, args...))
+}
+
+// conclude counts, lifts what stands, and judges.
+func (c *cutting) conclude(ctx context.Context) error {
+	if !c.raised.IsZero() {
+		err := errors.Join(c.count(), c.remaining(ctx), c.fence.Lift())
+		c.receipt.Fence.LiftedAfterMS = c.since(time.Now())
+		if err != nil {
+			c.because("it failed half-way")
+			c.receipt.Reason = strings.Join(c.reasons, "; ")
+			return err
+		}
+	}
+	c.judge()
+	c.receipt.Reason = strings.Join(c.reasons, "; ")
+	c.receipt.ElapsedMS = c.since(time.Now())
+	return nil
+}

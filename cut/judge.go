@@ -1,0 +1,132 @@
+package cut
+
+import (
+	"context"
+	"time"
+
+	"flowcut/conntrack"
+	"flowcut/internal/fence"
+)
+
+// count reads what the fence has counted and noted, before it is lifted.
+func (c *cutting) count() error {
+	r := &c.receipt
+	n, err := c.fence.Counts()
+	if err != nil {
+		return err
+	}
+	r.Fence.Packets, r.Fence.Bytes, r.Fence.LeakedPackets = n.Packets, n.Bytes, n.Leaked
+	r.Flows.Refused = int(n.Refused)
+	if err := c.countMarks(); err != nil {
+		return err
+	}
+	if err := c.readDead(); err != nil {
+		return err
+	}
+	for _, m := range c.members.list {
+		for i := range 2 {
+			if m.dead[i] {
+				r.Endpoints.Dead++
+			} else if m.open {
+				r.Endpoints.Silent++
+			}
+		}
+	}
+	return nil
+}
+
+// countMarks counts the tuples of each mark.
+func (c *cutting) countMarks() error {
+	r := &c.receipt
+	for _, x := range []struct {
+		mark fence.Mark
+		into *int
+	}{
+		{fence.Born, &r.Flows.Admitted}, {fence.Reset, &r.Endpoints.Reset}, {fence.Unreachable, &r.Endpoints.Unreachable},
+	} {
+		tuples, err := c.tuplesOf(x.mark)
+		if err != nil {
+			return err
+		}
+		*x.into = len(tuples)
+	}
+	for n, err := range c.fence.Noted(fence.Knocked) {
+		if err != nil {
+			return err
+		}
+		if n.Ago < max(c.o.Settle, 100*time.Millisecond) {
+			r.Flows.Knocking++
+		}
+	}
+	silent := c.raised
+	for n, err := range c.fence.Noted(fence.Leaked) {
+		if err != nil {
+			return err
+		}
+		if at := time.Now().Add(-n.Ago); at.After(silent) {
+			silent = at
+		}
+	}
+	r.Fence.SilentAfterMS = c.since(silent)
+	return nil
+}
+
+// remaining finds out which members still have an entry, unless the last pass
+// over the table has just shown that none has.
+func (c *cutting) remaining(ctx context.Context) error {
+	if !c.checked && len(c.members.list) > 0 {
+		for f, err := range c.ct.Dump(ctx, conntrack.Filter{}) {
+			if err != nil {
+				return err
+			}
+			if e, ok := c.members.ends[f.Orig]; ok && e.m.key == f.Key() {
+				e.m.remains = true
+			}
+		}
+	}
+	n := &c.receipt.Flows
+	n.Matched = len(c.members.list)
+	for _, m := range c.members.list {
+		switch m.outcome() {
+		case Deleted:
+			n.Deleted++
+		case Vanished:
+			n.Vanished++
+		case Remaining:
+			n.Remaining++
+		}
+		if c.o.Flows {
+			c.receipt.Flow = append(c.receipt.Flow, m.report())
+		}
+	}
+	return nil
+}
+
+// judge decides what the receipt may claim, and says why where it may not.
+func (c *cutting) judge() {
+	r := &c.receipt
+	silent, _ := c.members.unconfirmed()
+	r.Final = silent == 0
+	r.Proven = true
+	doubt := func(if_ bool, format string, args ...any) {
+		if if_ {
+			r.Proven = false
+			c.because(format, args...)
+		}
+	}
+	none := c.raised.IsZero()
+	doubt(!c.checked && !none, "the cut was ended before the table had been checked; cut again")
+	doubt(r.Flows.Remaining > 0, "%d flows still have an entry; cut again", r.Flows.Remaining)
+	doubt(c.cameBack > 0, "%d flows came back under the guard, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP): stop it and cut again", c.cameBack)
+	doubt(r.Fence.LeakedPackets > 0, "%d packets of selected flows passed the fence, on a path where its rules do not stop them: cut again, and report it", r.Fence.LeakedPackets)
+	doubt(silent > 0 && c.sendError != nil, "probes could not be sent (%v)", c.sendError)
+	switch {
+	case silent == 0:
+	case c.o.Silent || c.o.NoKick:
+		c.because("%d flows were not asked for a sign of death: an end that still believes in one can bring it back where conntrack adopts flows in mid-stream (nf_conntrack_tcp_loose=1)", silent)
+	case c.o.AcceptSilent:
+		c.because("no end of %d flows answered; that they are gone is taken on trust", silent)
+	default:
+		doubt(true, "no end of %d flows answered: both may be gone, or cannot be reached from here; --accept-silent takes that for an end, or cut again", silent)
+	}
+}

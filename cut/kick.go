@@ -1,0 +1,190 @@
+package cut
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flowcut/conntrack"
+	"flowcut/internal/fence"
+)
+
+// A probe is what an end is sent to make it speak.
+type probeKind uint8
+
+const (
+	// probeAck costs little and is limited by ends to one answer a socket in
+	// 500 ms. A dead end answers each.
+	probeAck probeKind = iota
+	// probeSyn passes host firewalls that drop what they find invalid.
+	probeSyn
+)
+
+// round is one round of probes, sent to all ends that have not answered.
+type round struct {
+	at   time.Duration // since the first round
+	kind probeKind
+}
+
+// The first round tells live ends, by way of the fence's reset; the next ones
+// are answered by ends that are dead then. Later ones are for long ways, and
+// for ends that only hear SYNs.
+var (
+	roundsBefore = []round{
+		{0, probeAck}, {8 * time.Millisecond, probeAck}, {25 * time.Millisecond, probeAck},
+		{60 * time.Millisecond, probeAck}, {150 * time.Millisecond, probeAck}, {300 * time.Millisecond, probeAck},
+		{520 * time.Millisecond, probeSyn}, {540 * time.Millisecond, probeAck}, {570 * time.Millisecond, probeSyn},
+		{650 * time.Millisecond, probeAck},
+	}
+	// After the deletion a host firewall's view of the ends has changed, and
+	// so has what NAT does to sequence numbers.
+	roundsAfter = []round{
+		{0, probeAck}, {30 * time.Millisecond, probeSyn}, {100 * time.Millisecond, probeAck},
+		{300 * time.Millisecond, probeSyn}, {550 * time.Millisecond, probeAck}, {600 * time.Millisecond, probeSyn},
+		{700 * time.Millisecond, probeAck},
+	}
+	// Only for flows of which no end has answered.
+	roundsLast = []round{
+		{200 * time.Millisecond, probeAck}, {600 * time.Millisecond, probeSyn}, {800 * time.Millisecond, probeAck},
+		{1200 * time.Millisecond, probeSyn}, {1500 * time.Millisecond, probeAck},
+	}
+	lastAnswer = 150 * time.Millisecond // after the last probe of a list
+)
+
+// kick runs rounds of probes until all ends of open flows have confirmed their
+// death, or all rounds are done; with enough, until each flow has one such end.
+func (c *cutting) kick(ctx context.Context, rounds []round, enough bool) error {
+	start := time.Now()
+	for i := 0; i <= len(rounds); i++ {
+		due := lastAnswer
+		if i < len(rounds) {
+			due = rounds[i].at
+		} else {
+			due += rounds[i-1].at
+		}
+		done, err := c.answersUntil(ctx, start.Add(due), enough)
+		if done || err != nil {
+			return err
+		}
+		if i < len(rounds) {
+			if err := c.probeAll(rounds[i].kind, enough); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// answersUntil reads which ends have died until a moment, or until enough have.
+func (c *cutting) answersUntil(ctx context.Context, until time.Time, enough bool) (done bool, err error) {
+	const poll = 3 * time.Millisecond
+	for {
+		began := time.Now()
+		if err := c.readDead(); err != nil {
+			return false, err
+		}
+		flows, ends := c.members.unconfirmed()
+		if ends == 0 || (enough && flows == 0) {
+			return true, nil
+		}
+		left := time.Until(until)
+		if left <= 0 {
+			return false, nil
+		}
+		if err := wait(ctx, min(left, max(poll, 4*time.Since(began)))); err != nil {
+			return false, err
+		}
+	}
+}
+
+// wait waits for a while, which is meant: answers come by the network.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+		return nil
+	}
+}
+
+// readDead takes down the ends that the fence has heard to be dead.
+func (c *cutting) readDead() error {
+	for n, err := range c.fence.Noted(fence.Dead) {
+		if err != nil {
+			return err
+		}
+		if e, ok := c.members.ends[n.Tuple]; ok {
+			e.m.dead[e.i] = true
+		}
+	}
+	return nil
+}
+
+// probeAll sends one probe to each end of an open flow that has not confirmed
+// its death; with enough, only where neither end has.
+func (c *cutting) probeAll(kind probeKind, enough bool) error {
+	for _, m := range c.members.list {
+		if !m.open || (enough && (m.dead[0] || m.dead[1])) {
+			continue
+		}
+		for i := range 2 {
+			if m.dead[i] {
+				continue
+			}
+			if err := c.sent(c.probe(kind, m.end(i), i)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *cutting) probe(kind probeKind, end conntrack.Tuple, i int) error {
+	switch {
+	case kind == probeAck:
+		return c.prober.Ack(end)
+	case i == 0: // a SYN-ACK is what the originator's host expects
+		return c.prober.SynAck(end)
+	}
+	return c.prober.Syn(end, c.fence.ISN())
+}
+
+// tellRest sends the ends of flows that are not TCP a port unreachable.
+func (c *cutting) tellRest(list []*member) error {
+	for _, m := range list {
+		if withHandshake(m) {
+			continue
+		}
+		for i := range 2 {
+			if i == 1 && m.reply.IsICMP() {
+				continue // no errors about answers
+			}
+			if err := c.sent(c.prober.Unreachable(m.end(i))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// sent judges the outcome of a send. What concerns one end or one moment is
+// taken down: such an end stays silent, and the next round tries again.
+func (c *cutting) sent(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM):
+		c.sendError = fmt.Errorf("%w: output rules of this host refuse it", err)
+	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH),
+		errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.EMSGSIZE):
+		c.sendError = err
+	default:
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,153 @@
+package cut
+
+import (
+	"encoding/json"
+	"time"
+
+	"flowcut/conntrack"
+)
+
+// Receipt says what a cut did and what it found afterwards.
+//
+// Times are milliseconds since Options.Start. As JSON it is one object whose
+// names and units stay as they are while Version does.
+type Receipt struct {
+	Version  int    `json:"version"` // 1
+	Selector string `json:"selector"`
+
+	// Proven: no entry is left of a flow that began before the fence, no
+	// packet of a selected flow passed it, nothing came back, and each open
+	// TCP flow has an end that confirmed its death, unless that was waived.
+	Proven bool `json:"proven"`
+
+	// Final: each open TCP flow has an end that confirmed its death. Such a
+	// flow cannot come back.
+	Final bool `json:"final"`
+
+	// Reason says, when not proven or not final, why and what to do.
+	Reason string `json:"reason"`
+
+	Flows     FlowCounts     `json:"flows"`
+	Endpoints EndpointCounts `json:"endpoints"`
+	Fence     FenceReport    `json:"fence"`
+
+	ElapsedMS Millis `json:"elapsed_ms"`
+
+	// Flow lists the flows, with Options.Flows.
+	Flow []FlowReport `json:"flow,omitempty"`
+}
+
+// FlowCounts counts flows. Matched = Deleted + Vanished + Remaining + Spared.
+type FlowCounts struct {
+	Matched   int `json:"matched"`   // selected, and begun before the fence
+	Deleted   int `json:"deleted"`   // by us
+	Vanished  int `json:"vanished"`  // gone by themselves, or deleted by others
+	Remaining int `json:"remaining"` // still in the table
+	Spared    int `json:"spared"`    // left alone
+	Related   int `json:"related"`   // expected by a cut flow, and cut with it
+	Mirrored  int `json:"mirrored"`  // picked up earlier in the other direction, and cut with it
+	Suspects  int `json:"suspects"`  // look like mirrors, left alone
+	Returned  int `json:"returned"`  // adopted again meanwhile, and deleted
+	Admitted  int `json:"admitted"`  // new ones that the ruleset let in after the fence rose
+	Refused   int `json:"refused"`   // new ones dropped because a set was full: packets
+	Knocking  int `json:"knocking"`  // tuples still sending when the guard was lifted
+}
+
+// EndpointCounts counts ends of cut flows.
+type EndpointCounts struct {
+	Dead        int `json:"dead"`        // confirmed that their connection is gone
+	Reset       int `json:"reset"`       // a TCP reset left for them
+	Unreachable int `json:"unreachable"` // an ICMP port unreachable left for them
+	Silent      int `json:"silent"`      // ends of open TCP flows that did not confirm
+}
+
+// FenceReport says when the fence stood and what it stopped.
+type FenceReport struct {
+	Backend       string `json:"backend"` // "nf_tables", empty if none was needed
+	Exact         bool   `json:"exact"`   // by the selector; otherwise by the flows' tuples, from the first dump on
+	RaisedAfterMS Millis `json:"raised_after_ms"`
+	SilentAfterMS Millis `json:"silent_after_ms"` // last packet of a selected flow behind the fence, else its rise
+	LeakedPackets uint64 `json:"leaked_packets"`  // behind the fence, after its rise
+	LiftedAfterMS Millis `json:"lifted_after_ms"`
+	Packets       uint64 `json:"packets"` // stopped
+	Bytes         uint64 `json:"bytes"`   // stopped
+}
+
+// FlowReport is one flow of a cut and what became of it. As JSON it is the
+// flow's own object with the fields below added.
+type FlowReport struct {
+	Flow       *conntrack.Flow
+	Outcome    Outcome
+	Originator End
+	Responder  End
+}
+
+// Outcome is what became of a flow's entry: "deleted", "vanished", "remaining"
+// or "spared".
+type Outcome string
+
+// The outcomes.
+const (
+	Deleted   Outcome = "deleted"
+	Vanished  Outcome = "vanished"
+	Remaining Outcome = "remaining"
+	Spared    Outcome = "spared"
+)
+
+// End is what is known of one end: "dead", "silent", or "" where nothing was
+// asked of it: flows that are not TCP, or not open.
+type End string
+
+// What is known of ends.
+const (
+	EndDead   End = "dead"
+	EndSilent End = "silent"
+)
+
+// MarshalJSON writes the flow's object with the report's fields behind its own.
+func (f FlowReport) MarshalJSON() ([]byte, error) {
+	b, err := json.Marshal(f.Flow)
+	if err != nil {
+		return nil, err
+	}
+	more, err := json.Marshal(struct {
+		Outcome    Outcome `json:"outcome"`
+		Originator End     `json:"originator,omitempty"`
+		Responder  End     `json:"responder,omitempty"`
+	}{f.Outcome, f.Originator, f.Responder})
+	if err != nil {
+		return nil, err
+	}
+	b[len(b)-1] = ','
+	return append(b, more[1:]...), nil
+}
+
+// Millis is a duration, written in milliseconds with three decimals.
+type Millis time.Duration
+
+// MarshalJSON writes a number of milliseconds.
+func (m Millis) MarshalJSON() ([]byte, error) {
+	return json.Marshal(float64(time.Duration(m).Microseconds()) / 1000)
+}
+
+// UnmarshalJSON reads a number of milliseconds.
+func (m *Millis) UnmarshalJSON(b []byte) error {
+	var ms float64
+	if err := json.Unmarshal(b, &ms); err != nil {
+		return err
+	}
+	*m = Millis(ms * float64(time.Millisecond))
+	return nil
+}
+
+// String returns the duration, rounded for reading.
+func (m Millis) String() string {
+	d := time.Duration(m)
+	switch {
+	case d < 10*time.Millisecond:
+		return d.Round(10 * time.Microsecond).String()
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	}
+	return d.Round(10 * time.Millisecond).String()
+}

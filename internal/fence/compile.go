@@ -1,0 +1,373 @@
+package fence
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"flowcut/conntrack"
+	"flowcut/internal/nft"
+	"flowcut/selector"
+)
+
+// A term is a list of conditions that must all hold; terms are alternatives, of
+// which one must. Without a term nothing holds; an empty term always does.
+type (
+	term  = []nft.Statement
+	terms = []term
+)
+
+// compiler turns a selector into rules for one family.
+type compiler struct {
+	family nft.Family
+	sets   []*nft.Set
+}
+
+// Exact tells whether rules can say all that the selector says. Where they
+// cannot (--state, --id, --picked-up), or where what they would ask for changes
+// while a flow lives (--status, --mark, --label), flows must be fenced by
+// their tuples.
+func Exact(s *selector.Selector) bool {
+	if s.State.Set || s.ID.Set || s.PickedUp != selector.Any || s.Status.Set || s.Mark.Set || s.Labels.Set {
+		return false
+	}
+	c := compiler{family: nft.IPv4}
+	return len(c.compile(s)) <= maxTerms
+}
+
+// maxTerms bounds the rules that each packet may have to pass. Long negated
+// lists of NAT targets with ports alone get beyond.
+const maxTerms = 64
+
+// compile returns the alternatives under which a packet's flow is selected.
+func (c *compiler) compile(s *selector.Selector) terms {
+	out := terms{nil}
+	for _, cond := range []terms{
+		c.addrs(s.OrigSrc, nft.CTSrc(c.family, nft.Original)),
+		c.addrs(s.OrigDst, nft.CTDst(c.family, nft.Original)),
+		c.addrs(s.ReplySrc, nft.CTSrc(c.family, nft.Reply)),
+		c.addrs(s.ReplyDst, nft.CTDst(c.family, nft.Reply)),
+		c.host(s.Host),
+		c.protos(s.Proto),
+		c.ports(s.OrigSrcPort, nft.CTProtoSrc(nft.Original)),
+		c.ports(s.OrigDstPort, nft.CTProtoDst(nft.Original)),
+		c.ports(s.ReplySrcPort, nft.CTProtoSrc(nft.Reply)),
+		c.ports(s.ReplyDstPort, nft.CTProtoDst(nft.Reply)),
+		c.nat(s.DstNAT, true, false),
+		c.nat(s.SrcNAT, false, true),
+		c.nat(s.AnyNAT, true, true),
+		zones(s.Zone, nft.CTDirZone(nft.Original), nft.CTDirZone(nft.Reply)),
+		zones(s.OrigZone, nft.CTDirZone(nft.Original)),
+		zones(s.ReplyZone, nft.CTDirZone(nft.Reply)),
+	} {
+		out = product(out, cond)
+	}
+	return out
+}
+
+// product joins two lists of alternatives: one of the first and one of the second.
+func product(a, b terms) terms {
+	var out terms
+	for _, x := range a {
+		for _, y := range b {
+			out = append(out, append(append(term(nil), x...), y...))
+		}
+	}
+	return out
+}
+
+// set declares a set and returns its name.
+func (c *compiler) set(key nft.Type, interval bool, elems []nft.Element) string {
+	name := fmt.Sprintf("selector%d", len(c.sets))
+	c.sets = append(c.sets, &nft.Set{Name: name, Key: []nft.Type{key}, Interval: interval, Elements: elems})
+	return name
+}
+
+func (c *compiler) addrs(a selector.Addrs, op nft.Operand) terms {
+	if !a.Set {
+		return terms{nil}
+	}
+	ranges := c.mine(a.Ranges)
+	switch {
+	case len(ranges) == 0 && a.Negated:
+		return terms{nil}
+	case len(ranges) == 0:
+		return nil
+	case len(ranges) == 1:
+		return terms{{inRange(op, ranges[0], a.Negated)}}
+	}
+	name := c.set(c.family.AddrType(), true, intervals(ranges))
+	return terms{{nft.Lookup{Key: nft.Key{op}, Not: a.Negated, Set: name}}}
+}
+
+// mine returns the ranges of the compiler's family.
+func (c *compiler) mine(ranges []selector.AddrRange) []selector.AddrRange {
+	var out []selector.AddrRange
+	for _, r := range ranges {
+		if r.From.Is6() == (c.family == nft.IPv6) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func inRange(op nft.Operand, r selector.AddrRange, not bool) nft.Statement {
+	if r.From == r.To {
+		return nft.Compare{Op: op, Not: not, Value: r.From.AsSlice()}
+	}
+	return nft.Range{Op: op, Not: not, From: r.From.AsSlice(), To: r.To.AsSlice()}
+}
+
+// intervals writes ranges as an interval set has them: a start, and an end
+// that is the first address behind, which the last range may lack.
+func intervals(ranges []selector.AddrRange) []nft.Element {
+	var out []nft.Element
+	for _, r := range ranges {
+		out = append(out, nft.Element{Key: r.From.AsSlice()})
+		if end := r.To.Next(); end != (netip.Addr{}) {
+			out = append(out, nft.Element{Key: end.AsSlice(), End: true})
+		}
+	}
+	return out
+}
+
+func (c *compiler) host(a selector.Addrs) terms {
+	ops := []nft.Operand{
+		nft.CTSrc(c.family, nft.Original), nft.CTDst(c.family, nft.Original),
+		nft.CTSrc(c.family, nft.Reply), nft.CTDst(c.family, nft.Reply),
+	}
+	out := terms{nil}
+	if !a.Set {
+		return out
+	}
+	if a.Negated {
+		for _, op := range ops {
+			out = product(out, c.addrs(a, op))
+		}
+		return out
+	}
+	out = nil
+	for _, op := range ops {
+		out = append(out, c.addrs(a, op)...)
+	}
+	return out
+}
+
+func (c *compiler) protos(p selector.Protos) terms {
+	if !p.Set {
+		return terms{nil}
+	}
+	return c.protoList(p.List, p.Negated)
+}
+
+func (c *compiler) protoList(list []conntrack.Proto, not bool) terms {
+	if len(list) == 1 {
+		return terms{{nft.Compare{Op: nft.CTProto, Not: not, Value: []byte{byte(list[0])}}}}
+	}
+	var elems []nft.Element
+	for _, p := range list {
+		elems = append(elems, nft.Element{Key: []byte{byte(p)}})
+	}
+	return terms{{nft.Lookup{Key: nft.Key{nft.CTProto}, Not: not, Set: c.set(nft.TypeProto, false, elems)}}}
+}
+
+// withPorts are the protocols that ports apply to.
+var withPorts = []conntrack.Proto{
+	conntrack.ProtoTCP, conntrack.ProtoUDP, conntrack.ProtoDCCP, conntrack.ProtoSCTP, conntrack.ProtoUDPLite,
+}
+
+func (c *compiler) ports(p selector.Ports, op nft.Operand) terms {
+	if !p.Set {
+		return terms{nil}
+	}
+	return product(c.protoList(withPorts, false), c.portRanges(p, op))
+}
+
+func (c *compiler) portRanges(p selector.Ports, op nft.Operand) terms {
+	if len(p.Ranges) == 1 {
+		return terms{{portRange(op, p.Ranges[0], p.Negated)}}
+	}
+	var elems []nft.Element
+	for _, r := range p.Ranges {
+		elems = append(elems, nft.Element{Key: nft.Port(r.From)})
+		if r.To != 0xffff {
+			elems = append(elems, nft.Element{Key: nft.Port(r.To + 1), End: true})
+		}
+	}
+	return terms{{nft.Lookup{Key: nft.Key{op}, Not: p.Negated, Set: c.set(nft.TypePort, true, elems)}}}
+}
+
+func portRange(op nft.Operand, r selector.PortRange, not bool) nft.Statement {
+	if r.From == r.To {
+		return nft.Compare{Op: op, Not: not, Value: nft.Port(r.From)}
+	}
+	return nft.Range{Op: op, Not: not, From: nft.Port(r.From), To: nft.Port(r.To)}
+}
+
+// nat is the condition that the destination, the source, or either is translated.
+func (c *compiler) nat(n selector.NAT, dst, src bool) terms {
+	if !n.Set {
+		return terms{nil}
+	}
+	var kinds []natKind
+	if dst {
+		kinds = append(kinds, c.dnat(n.Reversed))
+	}
+	if src {
+		kinds = append(kinds, c.snat(n.Reversed))
+	}
+	out := terms{nil}
+	if !n.Negated {
+		out = nil
+	}
+	for _, k := range kinds {
+		if n.Negated {
+			out = product(out, c.notTranslated(n, k))
+		} else {
+			out = append(out, c.translated(n, k)...)
+		}
+	}
+	return out
+}
+
+// natKind is one kind of translation: its status bit and the end of a tuple
+// that targets are compared with.
+type natKind struct {
+	status conntrack.Status
+	addr   nft.Operand
+	port   nft.Operand
+}
+
+func (c *compiler) dnat(reversed bool) natKind {
+	if reversed {
+		return natKind{conntrack.StatusDstNAT, nft.CTDst(c.family, nft.Original), nft.CTProtoDst(nft.Original)}
+	}
+	return natKind{conntrack.StatusDstNAT, nft.CTSrc(c.family, nft.Reply), nft.CTProtoSrc(nft.Reply)}
+}
+
+func (c *compiler) snat(reversed bool) natKind {
+	if reversed {
+		return natKind{conntrack.StatusSrcNAT, nft.CTSrc(c.family, nft.Original), nft.CTProtoSrc(nft.Original)}
+	}
+	return natKind{conntrack.StatusSrcNAT, nft.CTDst(c.family, nft.Reply), nft.CTProtoDst(nft.Reply)}
+}
+
+func (k natKind) bit(set bool) nft.Statement {
+	v := uint32(0)
+	if set {
+		v = uint32(k.status)
+	}
+	return nft.Bits(nft.CTStatus, uint32(k.status), v)
+}
+
+// targets returns the NAT's targets of the compiler's family.
+func (c *compiler) targets(n selector.NAT) []selector.NATTarget {
+	var out []selector.NATTarget
+	for _, t := range n.Targets {
+		if len(c.mine([]selector.AddrRange{t.Addrs})) > 0 {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+func (c *compiler) translated(n selector.NAT, k natKind) terms {
+	if len(n.Targets) == 0 {
+		return terms{{k.bit(true)}}
+	}
+	var out terms
+	for _, t := range c.targets(n) {
+		hit := terms{{k.bit(true), inRange(k.addr, t.Addrs, false)}}
+		if t.Port != 0 {
+			hit = product(hit, product(c.protoList(withPorts, false), terms{{nft.Equal(k.port, nft.Port(t.Port))}}))
+		}
+		out = append(out, hit...)
+	}
+	return out
+}
+
+// notTranslated is the opposite of translated: no translation, or one to
+// something that is none of the targets.
+func (c *compiler) notTranslated(n selector.NAT, k natKind) terms {
+	if len(n.Targets) == 0 {
+		return terms{{k.bit(false)}}
+	}
+	other := terms{{k.bit(true)}}
+	for _, t := range c.targets(n) {
+		miss := terms{{inRange(k.addr, t.Addrs, true)}}
+		if t.Port != 0 {
+			miss = append(miss, term{nft.Compare{Op: k.port, Not: true, Value: nft.Port(t.Port)}})
+			miss = append(miss, c.protoList(withPorts, true)...)
+		}
+		other = product(other, miss)
+	}
+	return append(terms{{k.bit(false)}}, other...)
+}
+
+// zones holds when the flow's zone is in the list. An entry has one zone,
+// which holds for both directions or for one; the other is then zero.
+func zones(z selector.Zones, ops ...nft.Operand) terms {
+	if !z.Set {
+		return terms{nil}
+	}
+	var out terms
+	if z.Negated {
+		out = terms{nil}
+	}
+	for _, zone := range z.List {
+		// Zone 0 needs zero in all directions, another one it in any; negated
+		// it is the other way round.
+		var each terms
+		var together term
+		for _, op := range ops {
+			c := nft.Compare{Op: op, Not: z.Negated, Value: nft.U16(uint16(zone))}
+			each = append(each, term{c})
+			together = append(together, c)
+		}
+		hit := each
+		if (zone == 0) != z.Negated {
+			hit = terms{together}
+		}
+		if z.Negated {
+			out = product(out, hit)
+		} else {
+			out = append(out, hit...)
+		}
+	}
+	return out
+}
+
+// key writes a tuple as the sets of the fence have it: protocol, source,
+// source port, destination, destination port, as the flow's expressions load them.
+func key(t conntrack.Tuple) []byte {
+	var src, dst [2]byte
+	switch t.Proto {
+	case conntrack.ProtoICMP, conntrack.ProtoICMPv6:
+		binary.BigEndian.PutUint16(src[:], t.ICMPID)
+		dst = [2]byte{t.ICMPType, t.ICMPCode} // dst.u.icmp of struct nf_conntrack_tuple
+	default:
+		binary.BigEndian.PutUint16(src[:], t.SrcPort)
+		binary.BigEndian.PutUint16(dst[:], t.DstPort)
+	}
+	return nft.Concat([]byte{byte(t.Proto)}, t.Src.AsSlice(), src[:], t.Dst.AsSlice(), dst[:])
+}
+
+// tuple reads a key back.
+func tuple(k []byte) (conntrack.Tuple, bool) {
+	addr := (len(k) - 12) / 2
+	if addr != 4 && addr != 16 {
+		return conntrack.Tuple{}, false
+	}
+	t := conntrack.Tuple{Proto: conntrack.Proto(k[0])}
+	t.Src, _ = netip.AddrFromSlice(k[4 : 4+addr])
+	src := k[4+addr:]
+	t.Dst, _ = netip.AddrFromSlice(src[4 : 4+addr])
+	dst := src[4+addr:]
+	switch t.Proto {
+	case conntrack.ProtoICMP, conntrack.ProtoICMPv6:
+		t.ICMPID, t.ICMPType, t.ICMPCode = binary.BigEndian.Uint16(src), dst[0], dst[1]
+	default:
+		t.SrcPort, t.DstPort = binary.BigEndian.Uint16(src), binary.BigEndian.Uint16(dst)
+	}
+	return t, true
+}

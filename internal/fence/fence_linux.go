@@ -1,0 +1,261 @@
+// Package fence stops the packets of selected flows while they are cut, and
+// keeps what conntrack would adopt from them out afterwards.
+//
+// The fence is a table of nf_tables for each family, owned by the socket that
+// made it: the kernel removes it when the process dies, however it dies.
+package fence
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flowcut/conntrack"
+	"flowcut/internal/nft"
+	"flowcut/selector"
+)
+
+// Config says what a fence is for.
+type Config struct {
+	NetNS    int  // descriptor of a network namespace, 0: the calling thread's
+	Silent   bool // drop, and tell nobody
+	Without  Part // parts left out, to show in tests what they are for
+	Selector *selector.Selector
+}
+
+// Part is a part of the fence.
+type Part uint8
+
+// The parts that tests leave out.
+const (
+	PartFence Part = 1 << iota // stopping packets while entries are deleted
+	PartGuard                  // stopping the return of deleted flows
+)
+
+// Fence stands from the first Raise to Lift. It is not safe for concurrent use.
+type Fence struct {
+	cfg    Config
+	conn   *nft.Conn
+	name   string
+	isn    uint32
+	tables []*raised
+}
+
+// raised is the table of one family.
+type raised struct {
+	layout
+	table   *nft.Table
+	guarded bool
+	leaks   uint64 // packets that were under way when the fence rose
+}
+
+// ErrOwner means that the kernel has no tables with owners, which make sure
+// that nothing stays behind when the process dies. They came with Linux 5.12.
+var ErrOwner = errors.New("the kernel lacks nf_tables with owner flag (Linux 5.12 and later have it)")
+
+// New opens what the fence needs; nothing stands yet.
+func New(cfg Config) (*Fence, error) {
+	conn, err := nft.Dial(cfg.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	return &Fence{cfg: cfg, conn: conn, isn: rand.Uint32(), name: fmt.Sprintf("flowcut-%08x", rand.Uint32())}, nil
+}
+
+// ISN is the sequence number that SYNs sent to ends must have: an end that
+// takes one for a new connection's is known by its answer.
+func (f *Fence) ISN() uint32 { return f.isn }
+
+// Plan returns the tables as nft(8) writes them, without making them.
+func Plan(cfg Config, families ...conntrack.Family) string {
+	f := &Fence{cfg: cfg, name: "flowcut"}
+	var out string
+	for _, family := range families {
+		out += f.lay(family).table.String()
+	}
+	return out
+}
+
+func (f *Fence) lay(family conntrack.Family) *raised {
+	r := &raised{layout: layout{
+		compiler: compiler{family: nft.Family(family)},
+		silent:   f.cfg.Silent, without: f.cfg.Without, isn: f.isn,
+	}}
+	r.table = r.layout.table(f.name, f.cfg.Selector)
+	return r
+}
+
+// Raise puts up the fence for one family, from the selector alone. When it
+// returns, no packet of a selected flow gets through. It turns connection
+// tracking on for the family, so it is for families that have entries.
+func (f *Fence) Raise(family conntrack.Family) error {
+	r := f.lay(family)
+	b := new(nft.Batch)
+	b.AddTable(r.table)
+	if err := f.conn.Commit(b); err != nil {
+		return fmt.Errorf("fence: raise for %s: %w", r.family, explain(err))
+	}
+	f.tables = append(f.tables, r)
+	return nil
+}
+
+// explain names what the kernel lacks, where the errno tells.
+func explain(err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("%w: %w", ErrOwner, err)
+	}
+	return err
+}
+
+// Settle waits until no packet is under way that a hook saw before the fence
+// rose. What got past meanwhile is not counted as a leak from here on.
+func (f *Fence) Settle() error {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL: a grace period, and packets are handled within one
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 && errno != unix.ENOSYS {
+		return fmt.Errorf("fence: membarrier: %w", errno)
+	}
+	for _, r := range f.tables {
+		n, err := f.conn.Counts(r.table)
+		if err != nil {
+			return err
+		}
+		r.leaks = n[countLeaked].Packets
+	}
+	return nil
+}
+
+// Guard takes the tuples of flows, as both ends send, into the guard, before
+// the flows may be deleted. Room is room for that many more later.
+func (f *Fence) Guard(tuples []conntrack.Tuple) error {
+	b := new(nft.Batch)
+	for _, r := range f.tables {
+		var elems []nft.Element
+		for _, t := range tuples {
+			if t.Src.Is6() == (r.family == nft.IPv6) {
+				elems = append(elems, nft.Element{Key: key(t)})
+			}
+		}
+		r.open(b, len(elems))
+		b.AddElements(r.table, setCut, elems)
+	}
+	if err := f.conn.Commit(b); err != nil {
+		return fmt.Errorf("fence: guard %d tuples: %w", len(tuples), err)
+	}
+	return nil
+}
+
+// open adds the sets and rules of the guard, once.
+func (r *raised) open(b *nft.Batch, tuples int) {
+	if r.guarded {
+		return
+	}
+	r.guarded = true
+	sets, chains := r.layout.guard(uint32(max(setSize, 2*tuples)))
+	for _, s := range sets {
+		b.AddSet(r.table, s)
+	}
+	for name, rules := range chains {
+		b.AddRules(r.table, name, rules)
+	}
+}
+
+// Lower takes away the fence and leaves the guard: new flows on other tuples
+// are the ruleset's business again.
+func (f *Fence) Lower() error {
+	b := new(nft.Batch)
+	for _, r := range f.tables {
+		for _, chain := range []string{chainSelected, chainLateSelected, chainLeakSelected} {
+			b.FlushChain(r.table, chain)
+		}
+	}
+	if err := f.conn.Commit(b); err != nil {
+		return fmt.Errorf("fence: lower: %w", err)
+	}
+	return nil
+}
+
+// Lift removes all that stands.
+func (f *Fence) Lift() error {
+	b := new(nft.Batch)
+	for _, r := range f.tables {
+		b.DeleteTable(r.table)
+	}
+	f.tables = nil
+	if err := f.conn.Commit(b); err != nil {
+		return fmt.Errorf("fence: lift: %w", err)
+	}
+	return nil
+}
+
+// Close closes the socket; what still stands goes with it.
+func (f *Fence) Close() error { return f.conn.Close() }
+
+// Mark is a set of ends or flows that packets have left their mark in.
+type Mark string
+
+// What the fence notes.
+const (
+	Dead        Mark = setDead        // ends whose connection is gone, by their own word
+	Reset       Mark = setReset       // ends that a reset left for
+	Unreachable Mark = setUnreachable // ends that a port unreachable left for
+	Knocked     Mark = setKnock       // ends that the guard turned away
+	Born        Mark = setBorn        // original tuples of flows admitted while the fence stood
+	Leaked      Mark = setLeaked      // original tuples of flows with packets behind the fence
+)
+
+// Noted is one tuple of a mark.
+type Noted struct {
+	conntrack.Tuple
+	Ago time.Duration // since the last packet; for Knocked and Leaked alone
+}
+
+// Noted returns the tuples that have the mark. One may come twice.
+func (f *Fence) Noted(m Mark) iter.Seq2[Noted, error] {
+	return func(yield func(Noted, error) bool) {
+		for _, r := range f.tables {
+			if !r.guarded && m != Born && m != Leaked {
+				continue
+			}
+			for e, err := range f.conn.Members(r.table, string(m)) {
+				if err != nil {
+					yield(Noted{}, fmt.Errorf("fence: %w", err))
+					return
+				}
+				t, ok := tuple(e.Key)
+				if ok && !yield(Noted{t, rememberFor - e.Expires}, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Counts is what the fence has counted, in all families.
+type Counts struct {
+	Packets uint64 // stopped, by fence and guard
+	Bytes   uint64
+	Refused uint64 // first packets of new flows dropped because a set was full
+	Leaked  uint64 // packets of selected flows that passed after the fence had settled
+}
+
+// Counts reads the counters.
+func (f *Fence) Counts() (Counts, error) {
+	var out Counts
+	for _, r := range f.tables {
+		n, err := f.conn.Counts(r.table)
+		if err != nil {
+			return out, err
+		}
+		for _, name := range []string{countStopped, countGuarded, countAnswers, countLate} {
+			out.Packets += n[name].Packets
+			out.Bytes += n[name].Bytes
+		}
+		out.Refused += n[countRefused].Packets
+		out.Leaked += n[countLeaked].Packets - r.leaks
+	}
+	return out, nil
+}

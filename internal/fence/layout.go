@@ -1,0 +1,370 @@
+package fence
+
+import (
+	"time"
+
+	"flowcut/conntrack"
+	"flowcut/internal/nft"
+	"flowcut/selector"
+)
+
+// Tag is the priority (skb->priority, SO_PRIORITY) of the segments that we send
+// to the ends. It lets them through every fence of every flowcut, also when two
+// cut the same flows. Packets from the wire never carry it.
+const Tag = 0x666c6f77
+
+// Names of the sets. Those of ends are keyed by the tuple as the end sends it.
+const (
+	setCut         = "cut"         // both tuples of each cut flow
+	setSeen        = "seen"        // original tuples of flows that began behind the fence
+	setBorn        = "born"        // those of them that the ruleset let through
+	setLeaked      = "leaked"      // selected tuples that passed all the same
+	setDead        = "dead"        // ends that said that their connection is gone
+	setReset       = "reset"       // ends that a reset left for
+	setUnreachable = "unreachable" // ends that a port unreachable left for
+	setKnock       = "knock"       // ends that the guard turned away
+)
+
+// Sizes and lifetimes of the sets that packets fill.
+const (
+	setSize     = 1 << 16
+	seenFor     = time.Second      // a first packet passes all hooks, or waits in a queue and is sent again
+	rememberFor = 60 * time.Second // longer than a cut without --timeout
+)
+
+// Comments of the rules whose counters are read.
+const (
+	countStopped = "flowcut: stopped"
+	countGuarded = "flowcut: turned away"
+	countAnswers = "flowcut: resets from dead ends"
+	countLate    = "flowcut: stopped late"
+	countRefused = "flowcut: new, but no room"
+	countLeaked  = "flowcut: leaked"
+)
+
+// Chains that are filled and emptied while the fence stands.
+const (
+	chainSelected     = "selected"
+	chainLateSelected = "late_selected"
+	chainLeakSelected = "leak_selected"
+	chainAnswers      = "answers"
+	chainAnswersOut   = "answers_out"
+	chainTold         = "told"
+	chainKnockFlow    = "knock_flow"
+	chainKnockPacket  = "knock_packet"
+)
+
+// Priorities: just behind conntrack (-200), and just before and behind its
+// confirmation (INT_MAX).
+const (
+	prioRaw    = -300
+	prioNote   = -199
+	prioStop   = -198
+	prioLate   = 1<<31 - 2
+	prioBehind = 1<<31 - 1
+)
+
+// layout builds the table of one family.
+type layout struct {
+	compiler
+	silent  bool
+	without Part
+	isn     uint32 // of the SYNs that we send to ends
+}
+
+func (l *layout) table(name string, s *selector.Selector) *nft.Table {
+	var selected terms
+	if Exact(s) {
+		selected = l.compile(s)
+	}
+	tuples := l.flow().Types()
+	dynamic := func(name string, timeout time.Duration) *nft.Set {
+		return &nft.Set{Name: name, Key: tuples, Dynamic: true, Size: setSize, Timeout: timeout}
+	}
+	return &nft.Table{
+		Family: l.family, Name: name, Owned: true,
+		Sets: append(l.sets,
+			&nft.Set{Name: setCut, Key: tuples},
+			dynamic(setSeen, seenFor), dynamic(setBorn, 0), dynamic(setLeaked, rememberFor)),
+		Chains: []*nft.Chain{
+			{Name: "stop", Rules: l.stop(countStopped)},
+			{Name: "guard", Rules: l.stop(countGuarded)},
+			{Name: chainKnockFlow},
+			{Name: chainKnockPacket},
+			{Name: "guard_flow", Rules: rules(nft.Jump(chainKnockFlow), nft.Goto("guard"))},
+			{Name: "guard_packet", Rules: rules(nft.Jump(chainKnockPacket), nft.Goto("guard"))},
+			{Name: "cut", Rules: l.cut()},
+			{Name: chainSelected, Rules: l.each(l.fenced(selected), nft.Goto("stop"))},
+			{Name: chainAnswers},
+			{Name: chainAnswersOut},
+			{Name: "late", Rules: l.late()},
+			{Name: chainLateSelected, Rules: l.each(l.fenced(selected), nft.Goto("late"))},
+			{Name: chainTold},
+			{Name: "leak", Rules: []nft.Rule{
+				nft.NewRule(countLeaked, nft.Counter),
+				nft.NewRule("", nft.AddTo{Key: l.flow(), Set: setLeaked, Timeout: rememberFor}),
+			}},
+			{Name: chainLeakSelected, Rules: l.each(selected, nft.Goto("leak"))},
+			{Name: "kick", Hook: hook(nft.Output, prioRaw), Rules: []nft.Rule{nft.NewRule("", ours, nft.Notrack)}},
+			{Name: "note", Hook: hook(nft.Prerouting, prioNote), Rules: l.note(chainAnswers)},
+			{Name: "note_out", Hook: hook(nft.Output, prioNote), Rules: l.note(chainAnswersOut)},
+			{Name: "pre", Hook: hook(nft.Prerouting, prioStop), Rules: l.pre()},
+			{Name: "out", Hook: hook(nft.Output, prioStop), Rules: l.pre(local)},
+			{Name: "late_in", Hook: hook(nft.Input, prioLate), Rules: l.before("late", chainLateSelected)},
+			{Name: "late_post", Hook: hook(nft.Postrouting, prioLate),
+				Rules: append(rules(nft.Jump(chainTold)), l.before("late", chainLateSelected)...)},
+			{Name: "behind_in", Hook: hook(nft.Input, prioBehind), Rules: l.before("leak", chainLeakSelected)},
+			{Name: "behind_post", Hook: hook(nft.Postrouting, prioBehind), Rules: l.before("leak", chainLeakSelected)},
+		},
+	}
+}
+
+func hook(num uint32, prio int32) *nft.Hook {
+	return &nft.Hook{Type: "filter", Num: num, Priority: prio}
+}
+
+// rules makes a rule of each statement.
+func rules(s ...nft.Statement) []nft.Rule {
+	var out []nft.Rule
+	for _, s := range s {
+		out = append(out, nft.NewRule("", s))
+	}
+	return out
+}
+
+// rule joins conditions and what is done when they hold.
+func rule(parts ...any) nft.Rule { return nft.NewRule("", flat(parts)...) }
+
+func flat(parts []any) []nft.Statement {
+	var out []nft.Statement
+	for _, p := range parts {
+		switch p := p.(type) {
+		case nft.Statement:
+			out = append(out, p)
+		case []nft.Statement:
+			out = append(out, p...)
+		}
+	}
+	return out
+}
+
+// Conditions used in many rules.
+var (
+	ours        = nft.Equal(nft.MetaPriority, nft.U32(Tag))
+	local       = nft.Equal(nft.FibSrcType, nft.U32(2)) // RTN_LOCAL
+	confirmed   = nft.Bits(nft.CTStatus, uint32(conntrack.StatusConfirmed), uint32(conntrack.StatusConfirmed))
+	unconfirmed = nft.Bits(nft.CTStatus, uint32(conntrack.StatusConfirmed), 0)
+	tcp         = nft.Equal(nft.MetaL4Proto, []byte{byte(conntrack.ProtoTCP)})
+	notTCP      = nft.Compare{Op: nft.MetaL4Proto, Not: true, Value: []byte{byte(conntrack.ProtoTCP)}}
+	related     = nft.AnyBit(nft.CTState, 1<<2)      // NF_CT_STATE_BIT(IP_CT_RELATED)
+	noFlow      = nft.AnyBit(nft.CTState, 1<<0|1<<6) // invalid, untracked
+)
+
+// TCP flag bits.
+const (
+	fin = 0x01
+	syn = 0x02
+	rst = 0x04
+	ack = 0x10
+)
+
+func flags(mask, v byte) nft.Compare {
+	return nft.Compare{Op: nft.TCPFlags, Mask: []byte{mask}, Value: []byte{v}}
+}
+
+var (
+	resets  = flags(rst, rst)
+	pureSYN = flags(fin|syn|rst|ack, syn)
+	notSYN  = nft.Compare{Op: nft.TCPFlags, Mask: pureSYN.Mask, Not: true, Value: pureSYN.Value}
+)
+
+// flow is the key of a packet's flow: its original tuple.
+func (l *layout) flow() nft.Key {
+	return nft.Key{nft.CTProto, nft.CTSrc(l.family, nft.Original), nft.CTProtoSrc(nft.Original),
+		nft.CTDst(l.family, nft.Original), nft.CTProtoDst(nft.Original)}
+}
+
+// packet is the key of a packet's own header, for packets without a flow.
+func (l *layout) packet() nft.Key {
+	return nft.Key{nft.MetaL4Proto, nft.Src(l.family), nft.SrcPort, nft.Dst(l.family), nft.DstPort}
+}
+
+// answered is the key of the end that a packet goes to.
+func (l *layout) answered() nft.Key {
+	return nft.Key{nft.MetaL4Proto, nft.Dst(l.family), nft.DstPort, nft.Src(l.family), nft.SrcPort}
+}
+
+// icmp is the family's ICMP: its protocol and its type and code of a port unreachable.
+func (l *layout) icmp() (proto conntrack.Proto, portUnreachable []byte) {
+	if l.family == nft.IPv6 {
+		return conntrack.ProtoICMPv6, []byte{1, 4}
+	}
+	return conntrack.ProtoICMP, []byte{3, 3}
+}
+
+func (l *layout) isICMP() nft.Statement {
+	proto, _ := l.icmp()
+	return nft.Equal(nft.MetaL4Proto, []byte{byte(proto)})
+}
+
+// each makes a rule of each term.
+func (l *layout) each(t terms, then nft.Statement) []nft.Rule {
+	var out []nft.Rule
+	for _, term := range t {
+		out = append(out, rule(term, then))
+	}
+	return out
+}
+
+// fenced is what the fence stops: all that is selected.
+func (l *layout) fenced(selected terms) terms {
+	if l.without&PartFence != 0 {
+		return nil
+	}
+	return selected
+}
+
+// stop ends the way of a packet and tells its sender.
+func (l *layout) stop(count string) []nft.Rule {
+	if l.silent {
+		return []nft.Rule{nft.NewRule(count, nft.Counter, nft.Drop)}
+	}
+	return []nft.Rule{
+		nft.NewRule(count, tcp, nft.Counter, nft.Reset),
+		nft.NewRule(count, nft.Counter, nft.Unreachable(l.family)),
+	}
+}
+
+// spared are packets that no rule may stop: our own, and flows that began
+// while the fence stood. What we tell an end carries its flow, as related to
+// it: a reset from outside never does, an ICMP error from outside does no harm.
+// Through loopback both come back in.
+func (l *layout) spared() []nft.Rule {
+	return []nft.Rule{
+		rule(ours, nft.Accept),
+		rule(tcp, resets, related, nft.Accept),
+		rule(l.isICMP(), related, nft.Accept),
+		rule(nft.Lookup{Key: l.flow(), Set: setBorn}, nft.Accept),
+	}
+}
+
+// note records what must be known before any fence, also that of another
+// flowcut, stops the packet.
+func (l *layout) note(answers string) []nft.Rule {
+	return append(l.spared(),
+		rule(nft.Jump(answers)),
+		rule(unconfirmed, tcp, pureSYN, nft.AddTo{Key: l.flow(), Set: setSeen, Timeout: seenFor}),
+		rule(unconfirmed, notTCP, nft.Lookup{Key: l.flow(), Not: true, Set: setCut}, nft.AddTo{Key: l.flow(), Set: setSeen, Timeout: seenFor}),
+	)
+}
+
+// pre stops packets as soon as conntrack knows their flow. A reset on a cut
+// tuple is an end's last word, already noted; from the gateway itself it is
+// that only if the end is local, otherwise it is ours.
+func (l *layout) pre(from ...nft.Statement) []nft.Rule {
+	answer := flat([]any{tcp, resets, nft.Lookup{Key: l.packet(), Set: setCut}, from, nft.Counter, nft.Drop})
+	return append(l.spared(),
+		nft.NewRule(countAnswers, answer...),
+		rule(nft.Jump("cut")),
+		rule(confirmed, nft.Jump(chainSelected)),
+	)
+}
+
+// cut stops what is left of cut flows: the entry itself, what conntrack would
+// adopt as a new flow, and what it cannot place. A handshake passes.
+func (l *layout) cut() []nft.Rule {
+	inCut := nft.Lookup{Key: l.flow(), Set: setCut}
+	var out []nft.Rule
+	if l.without&PartFence == 0 {
+		out = append(out, rule(confirmed, inCut, nft.Goto("stop")))
+	}
+	if l.without&PartGuard == 0 {
+		out = append(out,
+			rule(unconfirmed, inCut, tcp, notSYN, nft.Goto("guard_flow")),
+			rule(unconfirmed, inCut, notTCP, nft.Goto("guard_flow")),
+			rule(noFlow, tcp, nft.Lookup{Key: l.packet(), Set: setCut}, notSYN, nft.Goto("guard_packet")))
+	}
+	return out
+}
+
+// before is the last hook before a packet leaves or is taken in: whatever is
+// selected, or on a cut tuple, and not spared goes to a chain.
+func (l *layout) before(chain, selected string) []nft.Rule {
+	out := l.spared()
+	if chain != "late" || l.without&(PartFence|PartGuard) == 0 {
+		out = append(out, rule(nft.Lookup{Key: l.flow(), Set: setCut}, nft.Goto(chain)))
+	}
+	return append(out, rule(nft.Jump(selected)))
+}
+
+// late admits a flow that began behind the fence and stops all else: what
+// was under way when the fence rose, or waited in a queue.
+func (l *layout) late() []nft.Rule {
+	began := nft.Lookup{Key: l.flow(), Set: setSeen}
+	born := nft.AddTo{Key: l.flow(), Set: setBorn}
+	return []nft.Rule{
+		rule(unconfirmed, tcp, pureSYN, began, born, nft.Accept),
+		rule(unconfirmed, notTCP, began, born, nft.Accept),
+		nft.NewRule(countRefused, unconfirmed, tcp, pureSYN, nft.Counter, nft.Drop),
+		nft.NewRule(countLate, nft.Counter, nft.Drop),
+	}
+}
+
+// guard returns the sets and rules that come in with the first cut tuples,
+// when it is known how many ends there can be.
+func (l *layout) guard(size uint32) ([]*nft.Set, map[string][]nft.Rule) {
+	tuples := l.packet().Types()
+	ends := func(name string, timeout time.Duration) *nft.Set {
+		return &nft.Set{Name: name, Key: tuples, Dynamic: true, Size: size, Timeout: timeout}
+	}
+	sets := []*nft.Set{ends(setDead, 0), ends(setReset, 0), ends(setUnreachable, 0), ends(setKnock, rememberFor)}
+	return sets, map[string][]nft.Rule{
+		chainAnswers:     l.answers(),
+		chainAnswersOut:  l.answers(local),
+		chainTold:        l.told(),
+		chainKnockFlow:   {rule(nft.AddTo{Key: l.flow(), Set: setKnock, Timeout: rememberFor})},
+		chainKnockPacket: {rule(nft.AddTo{Key: l.packet(), Set: setKnock, Timeout: rememberFor})},
+	}
+}
+
+// answers notes the ends that have no connection any more: they answer with a
+// reset, or, where somebody listens, take our SYN for a new connection's.
+func (l *layout) answers(from ...nft.Statement) []nft.Rule {
+	mine := nft.Lookup{Key: l.packet(), Set: setCut}
+	dead := nft.AddTo{Key: l.packet(), Set: setDead}
+	return []nft.Rule{
+		rule(tcp, resets, mine, from, dead),
+		rule(tcp, flags(syn|rst|ack, syn|ack), nft.Equal(nft.TCPAck, be32(l.isn+1)), mine, from, dead),
+	}
+}
+
+func be32(v uint32) []byte { return []byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)} }
+
+// told notes the ends that a reset or a port unreachable leaves for. The
+// packet that an ICMP error quotes is the end's own.
+func (l *layout) told() []nft.Rule {
+	_, code := l.icmp()
+	unreachable := nft.Equal(nft.Payload("", nft.TransportHeader, 0, nft.Type{ID: nft.TypeInteger.ID, Len: 2}), code)
+	inner, ping := l.quoted()
+	return []nft.Rule{
+		rule(tcp, resets, nft.Lookup{Key: l.answered(), Set: setCut}, nft.AddTo{Key: l.answered(), Set: setReset}),
+		rule(l.isICMP(), unreachable, nft.Lookup{Key: inner, Set: setCut}, nft.AddTo{Key: inner, Set: setUnreachable}),
+		rule(l.isICMP(), unreachable, nft.Lookup{Key: ping, Set: setCut}, nft.AddTo{Key: ping, Set: setUnreachable}),
+	}
+}
+
+// quoted are the keys of the packet that an ICMP error quotes, without IP
+// options or extension headers: one for protocols with ports, one for echoes.
+func (l *layout) quoted() (ports, echo nft.Key) {
+	at := func(offset uint32, t nft.Type) nft.Operand {
+		return nft.Payload("", nft.TransportHeader, 8+offset, t)
+	}
+	proto, src, dst, next := uint32(9), uint32(12), uint32(16), uint32(20)
+	if l.family == nft.IPv6 {
+		proto, src, dst, next = 6, 8, 24, 40
+	}
+	addr := l.family.AddrType()
+	ports = nft.Key{at(proto, nft.TypeProto), at(src, addr), at(next, nft.TypePort), at(dst, addr), at(next+2, nft.TypePort)}
+	echo = nft.Key{at(proto, nft.TypeProto), at(src, addr), at(next+4, nft.TypePort), at(dst, addr), at(next, nft.TypePort)}
+	return ports, echo
+}
