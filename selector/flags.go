@@ -344,14 +344,14 @@ func (s *Selector) checkProto() error {
 	}
 	for _, l := range s.ports() {
 		if l.list.Set {
-			if err := refuse(l.name, "ports", hasPorts); err != nil {
+			if err := refuse(l.name, "ports", conntrack.Proto.HasPorts); err != nil {
 				return err
 			}
 		}
 	}
 	for _, n := range s.nats() {
 		if slices.ContainsFunc(n.nat.Targets, func(t NATTarget) bool { return t.Port != 0 }) {
-			if err := refuse(n.name, "ports", hasPorts); err != nil {
+			if err := refuse(n.name, "ports", conntrack.Proto.HasPorts); err != nil {
 				return err
 			}
 		}

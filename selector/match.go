@@ -19,7 +19,7 @@ func (s *Selector) Match(f *conntrack.Flow) bool {
 		s.State.match(f) &&
 		s.Labels.match(&f.Labels) &&
 		s.ID.match(f.ID) &&
-		(s.PickedUp == Any || s.PickedUp.match(pickedUp(f)))
+		(s.PickedUp == Any || s.PickedUp.match(f.PickedUp()))
 }
 
 func (s *Selector) matchFamily(f *conntrack.Flow) bool {
@@ -73,14 +73,6 @@ func (s *Selector) matchZones(f *conntrack.Flow) bool {
 	return s.Zone.match(f.Zone|f.OrigZone|f.ReplyZone) &&
 		s.OrigZone.match(f.Zone|f.OrigZone) &&
 		s.ReplyZone.match(f.Zone|f.ReplyZone)
-}
-
-// pickedUp reports whether a flow looks adopted in mid-stream: both sides are
-// liberal and the window scale of the first is unknown.
-func pickedUp(f *conntrack.Flow) bool {
-	const liberal, scale = conntrack.TCPBeLiberal, conntrack.TCPWindowScale
-	both, either := f.TCP.OrigFlags&f.TCP.ReplyFlags, f.TCP.OrigFlags|f.TCP.ReplyFlags
-	return f.Orig.Proto == conntrack.ProtoTCP && both&liberal != 0 && either&scale == 0
 }
 
 // Mirror returns the selector of reversed flows: original and reply are

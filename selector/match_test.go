@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"flowcut/conntrack"
 )
 
@@ -275,6 +277,8 @@ func TestMirror(t *testing.T) {
 				hits++
 			}
 			checkAgainstScopes(t, &s, f)
+			checkNarrow(t, s, f)
+			checkNarrow(t, m, reverse(f))
 		}
 	}
 	if hits < 1000 {
@@ -294,6 +298,44 @@ func checkAgainstScopes(t *testing.T, s *Selector, f *conntrack.Flow) {
 	}
 	if !s.Narrows() && s.Match(f) != (s.admits(fam) && s.Proto.match(f.Orig.Proto) && s.admitsProto(f.Orig.Proto)) {
 		t.Fatalf("%s does not narrow, but does not match %+v", s, f)
+	}
+}
+
+// checkNarrow: the filter for the kernel must hide no match.
+func checkNarrow(t *testing.T, s Selector, f *conntrack.Flow) {
+	t.Helper()
+	if x := s.Narrow(); s.Match(f) && !x.Match(f) {
+		t.Fatalf("%s matches %+v, but its filter %+v does not", s, f, x)
+	}
+}
+
+func TestNarrow(t *testing.T) {
+	type tuple = conntrack.Tuple
+	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	const v4, tcp = conntrack.FamilyIPv4, conntrack.ProtoTCP
+	tests := []struct {
+		sel  string
+		want conntrack.Filter
+	}{
+		{"", conntrack.Filter{}},
+		{"-f ipv6", conntrack.Filter{Family: conntrack.FamilyIPv6}},
+		{"-s 10.0.0.0/8", conntrack.Filter{Family: v4}},
+		{"! -s 10.0.0.1", conntrack.Filter{}},
+		{"-s 10.0.0.1 -q 10.0.0.2 -p tcp --dport 80", conntrack.Filter{Family: v4,
+			Orig: tuple{Src: a, Proto: tcp, DstPort: 80}, OrigFields: conntrack.FieldSrc | conntrack.FieldProto | conntrack.FieldDstPort,
+			Reply: tuple{Dst: b, Proto: tcp}, ReplyFields: conntrack.FieldDst | conntrack.FieldProto}},
+		{"-g 10.0.0.1:80 -u UNREPLIED", conntrack.Filter{Family: v4,
+			Reply: tuple{Src: a}, ReplyFields: conntrack.FieldSrc,
+			Status: conntrack.StatusDstNAT, StatusMask: conntrack.StatusDstNAT | conntrack.StatusSeenReply}},
+		{"! -u ASSURED -m 1/3 -w 5", conntrack.Filter{StatusMask: conntrack.StatusAssured,
+			Mark: 1, MarkMask: 3, Zone: 5, ByZone: true}},
+		{"-n -p udp,tcp --sport 1-2 -w 1,2 -m 1,2 ! -u ASSURED,EXPECTED", conntrack.Filter{
+			Status: conntrack.StatusSrcNAT, StatusMask: conntrack.StatusSrcNAT}},
+	}
+	for _, tt := range tests {
+		if d := cmp.Diff(tt.want, mustParse(t, tt.sel).Narrow(), cmpAddr); d != "" {
+			t.Errorf("%s:\n%s", tt.sel, d)
+		}
 	}
 }
 

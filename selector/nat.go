@@ -130,7 +130,7 @@ func (n *NAT) target(f *conntrack.Flow, a netip.Addr, port uint16) bool {
 	if len(n.Targets) == 0 || n.find(a, 0) {
 		return true
 	}
-	return port != 0 && hasPorts(f.Orig.Proto) && n.find(a, port)
+	return port != 0 && f.Orig.Proto.HasPorts() && n.find(a, port)
 }
 
 // find looks an address up among the targets of one port.

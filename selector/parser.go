@@ -1,11 +1,11 @@
 package selector
 
 import (
-	"bufio"
 	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -20,6 +20,9 @@ type parser struct {
 	labelFile string
 	nothing   bool // a list of translation targets came out empty: no flow can match
 }
+
+// maxFile is the size of the largest file of addresses, some two million of them.
+const maxFile = 64 << 20
 
 // each parses every item of a list; the items of an error keep their flag's words.
 func each[T any](l list, parse func(string) (T, *Error)) ([]T, *Error) {
@@ -220,13 +223,24 @@ func readItems[T any](p *parser, name string, parse func(string) (T, *Error)) ([
 		return nil, err
 	}
 	defer r.Close()
-	var out []T
-	sc := bufio.NewScanner(r)
-	for n := 1; sc.Scan(); n++ {
-		line, _, _ := strings.Cut(sc.Text(), "#")
-		if n == 1 {
-			line = strings.TrimPrefix(line, "\ufeff") // byte order mark
-		}
+	data, rerr := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if rerr == nil && len(data) > maxFile {
+		rerr = fmt.Errorf("larger than %d MiB", maxFile>>20)
+	}
+	if rerr != nil {
+		return nil, &Error{Value: "@" + name, Problem: "cannot be read", Hint: "name a file with one address a line", Err: cause(rerr)}
+	}
+	return parseLines(name, string(data), parse)
+}
+
+// parseLines parses the lines of a file.
+func parseLines[T any](name, text string, parse func(string) (T, *Error)) ([]T, *Error) {
+	out := make([]T, 0, strings.Count(text, "\n")+1)
+	text = strings.TrimPrefix(text, "\ufeff") // byte order mark
+	n := 0
+	for line := range strings.Lines(text) {
+		n++
+		line, _, _ = strings.Cut(line, "#")
 		line = strings.TrimSpace(line)
 		if line == "" {
 			continue
@@ -236,9 +250,6 @@ func readItems[T any](p *parser, name string, parse func(string) (T, *Error)) ([
 			return nil, inFile(err, name, n, line)
 		}
 		out = append(out, v)
-	}
-	if err := sc.Err(); err != nil {
-		return nil, &Error{Value: "@" + name, Problem: "cannot be read", Hint: "name a file with one address a line", Err: err}
 	}
 	return out, nil
 }
@@ -258,19 +269,23 @@ func (p *parser) open(name string) (io.ReadCloser, *Error) {
 	}
 	f, err := os.Open(name)
 	if err != nil {
-		var path *os.PathError
-		if errors.As(err, &path) {
-			err = path.Err // the name is in the value already
-		}
-		return nil, &Error{Value: "@" + name, Problem: "cannot be opened", Hint: "name a file with one address a line", Err: err}
+		return nil, &Error{Value: "@" + name, Problem: "cannot be opened", Hint: "name a file with one address a line", Err: cause(err)}
 	}
 	return f, nil
 }
 
+// cause returns an error without the file's name, which the value has already.
+func cause(err error) error {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		return path.Err
+	}
+	return err
+}
+
 // inFile makes an error tell its place in a file.
 func inFile(err *Error, name string, line int, value string) *Error {
-	if len(value) > 60 {
-		value = value[:60] + "..."
+	if len(value) > 40 {
+		value = value[:40] + "..."
 	}
 	err.Value = fmt.Sprintf("@%s:%d: %q", name, line, value)
 	return err

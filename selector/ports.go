@@ -22,7 +22,7 @@ type PortRange struct{ From, To uint16 }
 
 // match reports whether the condition holds for a port of a protocol.
 func (l *Ports) match(proto conntrack.Proto, port uint16) bool {
-	return !l.Set || hasPorts(proto) && l.contains(port) != l.Negated
+	return !l.Set || proto.HasPorts() && l.contains(port) != l.Negated
 }
 
 // contains reports whether a port is in the list.

@@ -2,7 +2,6 @@ package selector
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 
 	"flowcut/conntrack"
@@ -15,21 +14,13 @@ type Protos struct {
 	List    []conntrack.Proto // sorted
 }
 
-// protoNames are the names that --proto takes; the first of a number is the
-// one it prints. Source: IANA's protocol numbers, conntrack(8)'s names.
+// protoNames are the names that --proto takes beyond conntrack(8)'s.
+// Source: IANA, Assigned Internet Protocol Numbers.
 var protoNames = []struct {
 	name   string
 	number conntrack.Proto
 }{
-	{"tcp", conntrack.ProtoTCP},
-	{"udp", conntrack.ProtoUDP},
-	{"udplite", conntrack.ProtoUDPLite},
-	{"sctp", conntrack.ProtoSCTP},
-	{"dccp", conntrack.ProtoDCCP},
-	{"icmp", conntrack.ProtoICMP},
-	{"icmpv6", conntrack.ProtoICMPv6},
 	{"ipv6-icmp", conntrack.ProtoICMPv6},
-	{"gre", conntrack.ProtoGRE},
 	{"igmp", 2},
 	{"ipip", 4},
 	{"ipv6", 41},
@@ -41,35 +32,32 @@ var protoNames = []struct {
 	{"l2tp", 115},
 }
 
-// hasPorts reports whether flows of a protocol have ports.
-func hasPorts(p conntrack.Proto) bool {
-	switch p {
-	case conntrack.ProtoTCP, conntrack.ProtoUDP, conntrack.ProtoUDPLite, conntrack.ProtoSCTP, conntrack.ProtoDCCP:
-		return true
-	}
-	return false
-}
-
 func parseProto(s string) (conntrack.Proto, *Error) {
+	name := strings.ToLower(s)
 	for _, p := range protoNames {
-		if strings.EqualFold(s, p.name) {
+		if name == p.name {
 			return p.number, nil
 		}
 	}
 	n, err := parseNumber(s, 255)
-	if err != nil && err.Problem == "not a number" {
+	if err == nil || err.Problem != "not a number" {
+		return conntrack.Proto(n), err
+	}
+	p, perr := conntrack.ParseProto(name)
+	if perr != nil {
 		return 0, wrong(s, "unknown protocol", "write tcp, udp, udplite, sctp, dccp, icmp, icmpv6, gre or a number from 0 to 255")
 	}
-	return conntrack.Proto(n), err
+	return p, nil
 }
 
 func protoString(n conntrack.Proto) string {
+	name := n.String()
 	for _, p := range protoNames {
-		if p.number == n {
+		if p.number == n && name[0] <= '9' { // a name of conntrack(8)'s goes first
 			return p.name
 		}
 	}
-	return strconv.Itoa(int(n))
+	return name
 }
 
 // match reports whether the condition holds for a protocol.

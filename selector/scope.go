@@ -61,7 +61,7 @@ func (s *Selector) admits(fam conntrack.Family) bool {
 // that are for some protocols alone.
 func (s *Selector) admitsProto(p conntrack.Proto) bool {
 	for _, l := range s.ports() {
-		if l.list.Set && (!hasPorts(p) || l.list.scope() == scopeNone) {
+		if l.list.Set && (!p.HasPorts() || l.list.scope() == scopeNone) {
 			return false
 		}
 	}

@@ -2,7 +2,6 @@ package selector
 
 import (
 	"slices"
-	"strings"
 
 	"flowcut/conntrack"
 )
@@ -16,41 +15,12 @@ type States struct {
 	List    []conntrack.TCPState // sorted
 }
 
-// stateNames are the states that --state takes, by conntrack(8)'s names; the
-// first of a number is the one it prints.
-var stateNames = []struct {
-	name  string
-	state conntrack.TCPState
-}{
-	{"NONE", conntrack.TCPNone},
-	{"SYN_SENT", conntrack.TCPSynSent},
-	{"SYN_RECV", conntrack.TCPSynRecv},
-	{"ESTABLISHED", conntrack.TCPEstablished},
-	{"FIN_WAIT", conntrack.TCPFinWait},
-	{"CLOSE_WAIT", conntrack.TCPCloseWait},
-	{"LAST_ACK", conntrack.TCPLastAck},
-	{"TIME_WAIT", conntrack.TCPTimeWait},
-	{"CLOSE", conntrack.TCPClose},
-	{"SYN_SENT2", conntrack.TCPSynSent2},
-	{"LISTEN", conntrack.TCPSynSent2},
-}
-
 func parseState(s string) (conntrack.TCPState, *Error) {
-	for _, n := range stateNames {
-		if strings.EqualFold(s, n.name) {
-			return n.state, nil
-		}
+	st, err := conntrack.ParseTCPState(s)
+	if err != nil || st > conntrack.TCPSynSent2 {
+		return 0, wrong(s, "unknown TCP state", "write SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE, SYN_SENT2 or NONE")
 	}
-	return 0, wrong(s, "unknown TCP state", "write SYN_SENT, SYN_RECV, ESTABLISHED, FIN_WAIT, CLOSE_WAIT, LAST_ACK, TIME_WAIT, CLOSE, SYN_SENT2 or NONE")
-}
-
-func stateString(st conntrack.TCPState) string {
-	for _, n := range stateNames {
-		if n.state == st {
-			return n.name
-		}
-	}
-	return "NONE"
+	return st, nil
 }
 
 // match reports whether the condition holds for a flow.

@@ -15,24 +15,12 @@ type Statuses struct {
 	Clear   conntrack.Status // UNREPLIED is SEEN_REPLY clear
 }
 
-// statusNames are the statuses that --status takes, conntrack(8)'s and the
-// other bits that differ between entries of a table. CONFIRMED and the _DONE
-// bits are set on every entry, so a condition on them would only look like one.
-var statusNames = []struct {
-	name string
-	bit  conntrack.Status
-}{
-	{"EXPECTED", conntrack.StatusExpected},
-	{"SEEN_REPLY", conntrack.StatusSeenReply},
-	{"ASSURED", conntrack.StatusAssured},
-	{"SRC_NAT", conntrack.StatusSrcNAT},
-	{"DST_NAT", conntrack.StatusDstNAT},
-	{"SEQ_ADJUST", conntrack.StatusSeqAdjust},
-	{"FIXED_TIMEOUT", conntrack.StatusFixedTimeout},
-	{"HELPER", conntrack.StatusHelper},
-	{"OFFLOAD", conntrack.StatusOffload},
-	{"HW_OFFLOAD", conntrack.StatusHWOffload},
-}
+// statusMask are the bits that --status takes, those that differ between the
+// entries of a table. CONFIRMED and the _DONE bits are set on every entry, so a
+// condition on them would only look like one.
+const statusMask = conntrack.StatusExpected | conntrack.StatusSeenReply | conntrack.StatusAssured |
+	conntrack.StatusSrcNAT | conntrack.StatusDstNAT | conntrack.StatusSeqAdjust |
+	conntrack.StatusFixedTimeout | conntrack.StatusHelper | conntrack.StatusOffload | conntrack.StatusHWOffload
 
 const nameUnreplied = "UNREPLIED"
 
@@ -41,7 +29,7 @@ func (c *Statuses) add(s string) *Error {
 	bits, clear := c.Bits, c.Clear
 	if strings.EqualFold(s, nameUnreplied) {
 		clear |= conntrack.StatusSeenReply
-	} else if bit := statusBit(s); bit != 0 {
+	} else if bit, err := conntrack.ParseStatus(s); err == nil && bit&^statusMask == 0 {
 		bits |= bit
 	} else if strings.EqualFold(s, "UNSET") {
 		return wrong(s, "no status to look for", "write UNREPLIED, or ! --status ASSURED")
@@ -55,22 +43,11 @@ func (c *Statuses) add(s string) *Error {
 	return nil
 }
 
-func statusBit(name string) conntrack.Status {
-	for _, n := range statusNames {
-		if strings.EqualFold(name, n.name) {
-			return n.bit
-		}
-	}
-	return 0
-}
-
 // names returns the condition as --status takes it.
 func (c *Statuses) names() []string {
 	var out []string
-	for _, n := range statusNames {
-		if c.Bits&n.bit != 0 {
-			out = append(out, n.name)
-		}
+	if c.Bits != 0 {
+		out = append(out, c.Bits.String())
 	}
 	if c.Clear&conntrack.StatusSeenReply != 0 {
 		out = append(out, nameUnreplied)

@@ -104,7 +104,7 @@ func formatStatuses(s *Selector) (list, bool) {
 }
 
 func formatStates(s *Selector) (list, bool) {
-	return list{s.State.Negated, stringsOf(s.State.List, stateString)}, s.State.Set
+	return list{s.State.Negated, stringsOf(s.State.List, conntrack.TCPState.String)}, s.State.Set
 }
 
 func formatMarks(s *Selector) (list, bool) {
