@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,6 +62,8 @@ type cutting struct {
 	receipt Receipt
 	reasons []string
 
+	closeTimeout time.Duration // of entries in state CLOSE
+
 	members   members
 	raised    time.Time
 	lowered   time.Time
@@ -78,9 +82,25 @@ func (c *cutting) open() (err error) {
 		return err
 	}
 	return netns.DoFd(c.o.NetNS, func() error {
+		if c.closeTimeout, err = closeTimeout(); err != nil {
+			return err
+		}
 		c.prober, err = probe.Open(fence.Tag)
 		return err
 	})
+}
+
+// closeTimeout reads how long the kernel keeps entries in state CLOSE.
+func closeTimeout() (time.Duration, error) {
+	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close")
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil // no TCP tracking, or /proc is not there: take each for open
+	}
+	if err != nil {
+		return 0, err
+	}
+	s, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	return time.Duration(s) * time.Second, err
 }
 
 func (c *cutting) close() error {
@@ -211,6 +231,8 @@ func (c *cutting) candidates(ctx context.Context, bySelector bool) ([]*member, e
 	if len(c.members.list) == 0 {
 		filter.Family = c.o.Selector.Family
 	}
+	// Timeouts are whole seconds, rounded down.
+	closing := c.closeTimeout - time.Since(c.raised).Truncate(time.Second) - 2*time.Second
 	var out []*member
 	for f, err := range c.ct.Dump(ctx, filter) {
 		if err != nil {
@@ -218,7 +240,7 @@ func (c *cutting) candidates(ctx context.Context, bySelector bool) ([]*member, e
 		}
 		_, onTuple := c.members.ends[f.Orig]
 		if onTuple || (bySelector && c.o.Selector.Match(f)) {
-			out = append(out, newMember(f, c.o.Flows))
+			out = append(out, newMember(f, closing, c.o.Flows))
 		}
 	}
 	return out, nil

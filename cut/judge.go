@@ -48,7 +48,11 @@ func (c *cutting) countMarks() error {
 		if err != nil {
 			return err
 		}
-		*x.into = len(tuples)
+		for t := range tuples {
+			if _, mine := c.members.ends[t]; mine || x.mark == fence.Born {
+				*x.into++
+			}
+		}
 	}
 	for n, err := range c.fence.Noted(fence.Knocked) {
 		if err != nil {

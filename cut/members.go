@@ -1,6 +1,8 @@
 package cut
 
 import (
+	"time"
+
 	"flowcut/conntrack"
 )
 
@@ -36,8 +38,9 @@ type endRef struct {
 	i int
 }
 
-func newMember(f *conntrack.Flow, keep bool) *member {
-	m := &member{key: f.Key(), reply: f.Reply, open: open(f)}
+// newMember makes a member of an entry. See open for closing.
+func newMember(f *conntrack.Flow, closing time.Duration, keep bool) *member {
+	m := &member{key: f.Key(), reply: f.Reply, open: open(f, closing)}
 	if keep {
 		m.flow = f.Clone()
 	}
@@ -56,14 +59,18 @@ func (ms *members) add(m *member) {
 
 // open tells whether a flow is a TCP connection with sockets that must be
 // told. Where the handshake has not been answered there is no connection yet;
-// in TIME_WAIT and CLOSE there is none any more.
-func open(f *conntrack.Flow) bool {
+// in TIME_WAIT and CLOSE there is none any more. But CLOSE is also what the
+// fence's resets have made of a flow by the time it is listed: an entry that
+// expires as late as one that was closed within the last closing is open.
+func open(f *conntrack.Flow, closing time.Duration) bool {
 	if f.Orig.Proto != conntrack.ProtoTCP {
 		return false
 	}
 	switch f.TCP.State {
 	case conntrack.TCPSynRecv, conntrack.TCPEstablished, conntrack.TCPFinWait, conntrack.TCPCloseWait, conntrack.TCPLastAck:
 		return true
+	case conntrack.TCPClose:
+		return f.Timeout >= closing
 	}
 	return false
 }

@@ -213,25 +213,41 @@ type Noted struct {
 	Ago time.Duration // since the last packet; for Knocked and Leaked alone
 }
 
-// Noted returns the tuples that have the mark. One may come twice.
+// Noted returns the tuples that have the mark. One may come twice, and Reset
+// and Unreachable hold ends of flows of others, too.
 func (f *Fence) Noted(m Mark) iter.Seq2[Noted, error] {
 	return func(yield func(Noted, error) bool) {
 		for _, r := range f.tables {
-			if !r.guarded && m != Born && m != Leaked {
-				continue
-			}
-			for e, err := range f.conn.Members(r.table, string(m)) {
-				if err != nil {
-					yield(Noted{}, fmt.Errorf("fence: %w", err))
-					return
-				}
-				t, ok := tuple(e.Key)
-				if ok && !yield(Noted{t, rememberFor - e.Expires}, nil) {
-					return
+			for _, set := range r.setsOf(m) {
+				for e, err := range f.conn.Members(r.table, set) {
+					if err != nil {
+						yield(Noted{}, fmt.Errorf("fence: %w", err))
+						return
+					}
+					t, ok := tuple(e.Key)
+					if ok && !yield(Noted{t, rememberFor - e.Expires}, nil) {
+						return
+					}
 				}
 			}
 		}
 	}
+}
+
+// setsOf returns the sets that hold a mark: those that stand from the start,
+// and those that came in with the guard.
+func (r *raised) setsOf(m Mark) []string {
+	switch {
+	case m == Born || m == Leaked:
+		return []string{string(m)}
+	case m == Reset && r.guarded:
+		return []string{setReset, setResetCut}
+	case m == Unreachable && r.guarded:
+		return []string{setUnreachable, setUnreachCut}
+	case m == Reset || m == Unreachable || r.guarded:
+		return []string{string(m)}
+	}
+	return nil
 }
 
 // Counts is what the fence has counted, in all families.

@@ -22,7 +22,9 @@ const (
 	setDead        = "dead"        // ends that said that their connection is gone
 	setReset       = "reset"       // ends that a reset left for
 	setUnreachable = "unreachable" // ends that a port unreachable left for
-	setKnock       = "knock"       // ends that the guard turned away
+	setResetCut    = "reset_cut"   // the same, from the guard on, with room for all ends
+	setUnreachCut  = "unreachable_cut"
+	setKnock       = "knock" // ends that the guard turned away
 )
 
 // Sizes and lifetimes of the sets that packets fill.
@@ -85,7 +87,8 @@ func (l *layout) table(name string, s *selector.Selector) *nft.Table {
 		Family: l.family, Name: name, Owned: true,
 		Sets: append(l.sets,
 			&nft.Set{Name: setCut, Key: tuples},
-			dynamic(setSeen, seenFor), dynamic(setBorn, 0), dynamic(setLeaked, rememberFor)),
+			dynamic(setSeen, seenFor), dynamic(setBorn, 0), dynamic(setLeaked, rememberFor),
+			dynamic(setReset, 0), dynamic(setUnreachable, 0)),
 		Chains: []*nft.Chain{
 			{Name: "stop", Rules: l.stop(countStopped)},
 			{Name: "guard", Rules: l.stop(countGuarded)},
@@ -112,7 +115,7 @@ func (l *layout) table(name string, s *selector.Selector) *nft.Table {
 			{Name: "out", Hook: hook(nft.Output, prioStop), Rules: l.pre(local)},
 			{Name: "late_in", Hook: hook(nft.Input, prioLate), Rules: l.before("late", chainLateSelected)},
 			{Name: "late_post", Hook: hook(nft.Postrouting, prioLate),
-				Rules: append(rules(nft.Jump(chainTold)), l.before("late", chainLateSelected)...)},
+				Rules: append(append(l.told(setReset, setUnreachable, isRelated), rule(nft.Jump(chainTold))), l.before("late", chainLateSelected)...)},
 			{Name: "behind_in", Hook: hook(nft.Input, prioBehind), Rules: l.before("leak", chainLeakSelected)},
 			{Name: "behind_post", Hook: hook(nft.Postrouting, prioBehind), Rules: l.before("leak", chainLeakSelected)},
 		},
@@ -313,15 +316,14 @@ func (l *layout) late() []nft.Rule {
 // guard returns the sets and rules that come in with the first cut tuples,
 // when it is known how many ends there can be.
 func (l *layout) guard(size uint32) ([]*nft.Set, map[string][]nft.Rule) {
-	tuples := l.packet().Types()
-	ends := func(name string, timeout time.Duration) *nft.Set {
-		return &nft.Set{Name: name, Key: tuples, Dynamic: true, Size: size, Timeout: timeout}
+	var sets []*nft.Set
+	for name, timeout := range map[string]time.Duration{setDead: 0, setResetCut: 0, setUnreachCut: 0, setKnock: rememberFor} {
+		sets = append(sets, &nft.Set{Name: name, Key: l.packet().Types(), Dynamic: true, Size: size, Timeout: timeout})
 	}
-	sets := []*nft.Set{ends(setDead, 0), ends(setReset, 0), ends(setUnreachable, 0), ends(setKnock, rememberFor)}
 	return sets, map[string][]nft.Rule{
 		chainAnswers:     l.answers(),
 		chainAnswersOut:  l.answers(local),
-		chainTold:        l.told(),
+		chainTold:        l.told(setResetCut, setUnreachCut, isCut),
 		chainKnockFlow:   {rule(nft.AddTo{Key: l.flow(), Set: setKnock, Timeout: rememberFor})},
 		chainKnockPacket: {rule(nft.AddTo{Key: l.packet(), Set: setKnock, Timeout: rememberFor})},
 	}
@@ -340,18 +342,25 @@ func (l *layout) answers(from ...nft.Statement) []nft.Rule {
 
 func be32(v uint32) []byte { return []byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)} }
 
-// told notes the ends that a reset or a port unreachable leaves for. The
-// packet that an ICMP error quotes is the end's own.
-func (l *layout) told() []nft.Rule {
+// told notes the ends that a reset or a port unreachable leaves for, when it
+// is one of ours. The packet that an ICMP error quotes is the end's own.
+func (l *layout) told(reset, unreach string, mine func(nft.Key) nft.Statement) []nft.Rule {
 	_, code := l.icmp()
 	unreachable := nft.Equal(nft.Payload("", nft.TransportHeader, 0, nft.Type{ID: nft.TypeInteger.ID, Len: 2}), code)
 	inner, ping := l.quoted()
 	return []nft.Rule{
-		rule(tcp, resets, nft.Lookup{Key: l.answered(), Set: setCut}, nft.AddTo{Key: l.answered(), Set: setReset}),
-		rule(l.isICMP(), unreachable, nft.Lookup{Key: inner, Set: setCut}, nft.AddTo{Key: inner, Set: setUnreachable}),
-		rule(l.isICMP(), unreachable, nft.Lookup{Key: ping, Set: setCut}, nft.AddTo{Key: ping, Set: setUnreachable}),
+		rule(tcp, resets, mine(l.answered()), nft.AddTo{Key: l.answered(), Set: reset}),
+		rule(l.isICMP(), unreachable, mine(inner), nft.AddTo{Key: inner, Set: unreach}),
+		rule(l.isICMP(), unreachable, mine(ping), nft.AddTo{Key: ping, Set: unreach}),
 	}
 }
+
+// isRelated holds for answers that carry the flow that they answer: before it
+// is known which flows are cut, that of any.
+func isRelated(nft.Key) nft.Statement { return related }
+
+// isCut holds for answers to an end of a cut flow.
+func isCut(end nft.Key) nft.Statement { return nft.Lookup{Key: end, Set: setCut} }
 
 // quoted are the keys of the packet that an ICMP error quotes, without IP
 // options or extension headers: one for protocols with ports, one for echoes.
