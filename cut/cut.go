@@ -229,7 +229,7 @@ func (c *cutting) sweep(ctx context.Context, bySelector bool) ([]*member, error)
 func (c *cutting) candidates(ctx context.Context, bySelector bool) ([]*member, error) {
 	var filter conntrack.Filter
 	if len(c.members.list) == 0 {
-		filter.Family = c.o.Selector.Family
+		filter = c.o.Selector.Narrow()
 	}
 	// Timeouts are whole seconds, rounded down.
 	closing := c.closeTimeout - time.Since(c.raised).Truncate(time.Second) - 2*time.Second
