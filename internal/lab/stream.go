@@ -34,7 +34,7 @@ const (
 )
 
 const (
-	bulk      = 512 << 10 // bytes a call while loaded
+	bulk      = 128 << 10 // bytes a call while loaded
 	small     = 256       // bytes a call otherwise
 	hello     = 24        // bytes that begin a connection
 	magic     = 0xfc1ab000
