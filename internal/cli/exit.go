@@ -1,0 +1,153 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"flowcut/conntrack"
+	"flowcut/selector"
+)
+
+// Exit codes.
+const (
+	codeOK       = 0 // done; proven
+	codeFailed   = 1 // failed; not proven
+	codeUsage    = 2 // wrong usage, nothing changed
+	codeRefused  = 3 // not permitted or not supported here, nothing changed
+	codeBySignal = 128
+)
+
+// usageError is a mistake on the command line.
+type usageError struct {
+	what string // one line
+	hint string // one line, what to do
+}
+
+func (e *usageError) Error() string { return e.what }
+
+// usage returns a usageError.
+func usage(hint, format string, args ...any) error {
+	return &usageError{fmt.Sprintf(format, args...), hint}
+}
+
+// exitError ends the program with a code. Without an error nothing is printed:
+// what there is to say has been said.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// Signal is the cause of a context that a signal ended.
+type Signal struct{ Number syscall.Signal }
+
+// Error names the signal.
+func (s Signal) Error() string { return s.Number.String() }
+
+// NotifySignals returns a context that SIGINT, SIGTERM and SIGHUP end, with a
+// Signal as its cause; a second signal ends the process. From then on writing
+// to a closed pipe is an error instead of the end of the process.
+//
+// It starts a goroutine, which stop ends.
+func NotifySignals(parent context.Context) (ctx context.Context, stop func()) {
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, cancel := context.WithCancelCause(parent)
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		select {
+		case s := <-c:
+			signal.Stop(c)
+			cancel(Signal{s.(syscall.Signal)})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(c)
+		cancel(nil)
+	}
+}
+
+// report prints an error and returns the exit code for it.
+func report(ctx context.Context, stderr io.Writer, err error) int {
+	code := exitCode(ctx, err)
+	if code == codeOK || code >= codeBySignal {
+		return code
+	}
+	if e, ok := errors.AsType[*exitError](err); ok && e.err == nil {
+		return code
+	}
+	what, hint := describe(err)
+	fmt.Fprintf(stderr, "flowcut: %s\n", what)
+	if hint != "" {
+		fmt.Fprintln(stderr, hint)
+	}
+	return code
+}
+
+// exitCode returns the exit code for an error.
+func exitCode(ctx context.Context, err error) int {
+	if err == nil || isClosedPipe(err) {
+		return codeOK
+	}
+	if e, ok := errors.AsType[*exitError](err); ok {
+		return e.code
+	}
+	if s, ok := errors.AsType[Signal](context.Cause(ctx)); ok {
+		return codeBySignal + int(s.Number)
+	}
+	switch {
+	case isUsage(err):
+		return codeUsage
+	case errors.Is(err, os.ErrPermission), isUnsupported(err):
+		return codeRefused
+	}
+	return codeFailed
+}
+
+// isClosedPipe reports whether the reader of our output had enough of it.
+func isClosedPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }
+
+func isUsage(err error) bool {
+	_, ours := errors.AsType[*usageError](err)
+	_, selectors := errors.AsType[*selector.Error](err)
+	return ours || selectors
+}
+
+func isUnsupported(err error) bool {
+	return errors.Is(err, conntrack.ErrNotSupported) || errors.Is(err, syscall.EPROTONOSUPPORT) ||
+		errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EOPNOTSUPP)
+}
+
+// describe returns what went wrong in one line, and what to do in another.
+func describe(err error) (what, hint string) {
+	if e, ok := errors.AsType[*usageError](err); ok {
+		return e.what, e.hint
+	}
+	if e, ok := errors.AsType[*selector.Error](err); ok {
+		return e.What(), e.Hint
+	}
+	what = strings.ReplaceAll(err.Error(), "\n", "; ")
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		hint = "this needs CAP_NET_ADMIN, and CAP_SYS_ADMIN for --netns: run it as root, or with sudo"
+	case errors.Is(err, conntrack.ErrNotSupported):
+	case isUnsupported(err):
+		hint = "the kernel needs nfnetlink and ctnetlink: load the module nf_conntrack_netlink"
+	}
+	return what, hint
+}

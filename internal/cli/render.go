@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"encoding/json"
+	"io"
+	"time"
+
+	"flowcut/conntrack"
+)
+
+// renderer prints a stream of flows, a line each, in one of the formats of
+// "flowcut list". It keeps no flow.
+type renderer interface {
+	flow(*conntrack.Flow) error
+	end() error
+}
+
+// newRenderer returns the renderer of a format; now is what ages count to.
+func newRenderer(w io.Writer, format string, now time.Time) renderer {
+	switch format {
+	case "json":
+		return &lines{w: w, append: appendJSON}
+	case "conntrack":
+		return &lines{w: w, append: func(b []byte, f *conntrack.Flow) ([]byte, error) {
+			return appendConntrack(b, f, now), nil
+		}}
+	}
+	return &table{lines{w: w, append: func(b []byte, f *conntrack.Flow) ([]byte, error) {
+		return appendRow(b, f, now), nil
+	}}, false}
+}
+
+// lines prints a line a flow.
+type lines struct {
+	w      io.Writer
+	buf    []byte
+	append func([]byte, *conntrack.Flow) ([]byte, error)
+}
+
+func (l *lines) flow(f *conntrack.Flow) (err error) {
+	if l.buf, err = l.append(l.buf[:0], f); err != nil {
+		return err
+	}
+	_, err = l.w.Write(append(l.buf, '\n'))
+	return err
+}
+
+func (l *lines) end() error { return nil }
+
+// appendJSON appends the flow's object.
+func appendJSON(b []byte, f *conntrack.Flow) ([]byte, error) {
+	j, err := json.Marshal(f)
+	return append(b, j...), err
+}
+
+// table prints lines under a header.
+type table struct {
+	lines
+	headed bool
+}
+
+func (t *table) flow(f *conntrack.Flow) error {
+	if err := t.head(); err != nil {
+		return err
+	}
+	return t.lines.flow(f)
+}
+
+func (t *table) end() error { return t.head() }
+
+func (t *table) head() error {
+	if t.headed {
+		return nil
+	}
+	t.headed = true
+	_, err := io.WriteString(t.w, header)
+	return err
+}
