@@ -238,12 +238,18 @@ func (c *cutting) candidates(ctx context.Context, bySelector bool) ([]*member, e
 		if err != nil {
 			return nil, err
 		}
-		_, onTuple := c.members.ends[f.Orig]
-		if onTuple || (bySelector && c.o.Selector.Match(f)) {
+		if c.onTuple(f) || (bySelector && c.o.Selector.Match(f)) {
 			out = append(out, newMember(f, closing, c.o.Flows))
 		}
 	}
 	return out, nil
+}
+
+// onTuple tells whether an entry is a member's, or is on the tuple of one that
+// the guard keeps from coming back.
+func (c *cutting) onTuple(f *conntrack.Flow) bool {
+	e, ok := c.members.ends[f.Orig]
+	return ok && (!e.m.free || e.m.key == f.Key())
 }
 
 // known returns the member that an entry belongs to, or makes it one. An entry
@@ -278,7 +284,7 @@ func (c *cutting) tuplesOf(m fence.Mark) (map[conntrack.Tuple]bool, error) {
 func (c *cutting) take(list []*member) error {
 	var guarded []*member
 	for _, m := range list {
-		if withHandshake(m) || c.o.Hold != 0 {
+		if m.free = !withHandshake(m) && c.o.Hold == 0; !m.free {
 			guarded = append(guarded, m)
 		}
 	}

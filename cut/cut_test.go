@@ -262,3 +262,11 @@ func TestCutOwnFlows(t *testing.T) {
 		})
 	}
 }
+
+// address is a station's own address with a port.
+func address(s *lab.Station, v6 bool, p uint16) netip.AddrPort {
+	if v6 {
+		return netip.AddrPortFrom(s.Addr6, p)
+	}
+	return netip.AddrPortFrom(s.Addr4, p)
+}

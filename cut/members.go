@@ -11,6 +11,7 @@ type member struct {
 	key     conntrack.Key
 	reply   conntrack.Tuple
 	open    bool            // TCP with a connection that has not been closed
+	free    bool            // not under the guard: the ruleset judges its next packet
 	deleted bool            // asked the kernel to
 	gone    bool            // had no entry any more by then
 	remains bool            // still has one at the end
