@@ -28,7 +28,7 @@ import (
 func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRoot(startOf(ctx))
 	root.SetIn(stdin)
-	root.SetOut(stdout)
+	root.SetOut(pipe{stdout})
 	root.SetErr(stderr)
 	err := execute(ctx, root, args)
 	return report(ctx, stderr, err)
@@ -74,6 +74,7 @@ and ends those that are selected: for good, at both ends, and with proof.`,
 
 // commands make the commands, given the start of the process.
 var commands = []func(start time.Time) *cobra.Command{
+	newCut,
 	newList,
 }
 

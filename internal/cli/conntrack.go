@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -71,8 +72,8 @@ func (l *fields) state(f *conntrack.Flow) {
 }
 
 func (l *fields) tuple(t *conntrack.Tuple) {
-	l.b = append(t.Src.AppendTo(append(l.b, "src="...)), ' ')
-	l.b = append(t.Dst.AppendTo(append(l.b, "dst="...)), ' ')
+	l.addr("src=", t.Src)
+	l.addr("dst=", t.Dst)
 	switch {
 	case t.HasPorts():
 		l.number("sport=", uint64(t.SrcPort))
@@ -85,6 +86,17 @@ func (l *fields) tuple(t *conntrack.Tuple) {
 		l.number("code=", uint64(t.ICMPCode))
 		l.number("id=", uint64(t.ICMPID))
 	}
+}
+
+// addr appends an address as inet_ntop(3) does, which writes an IPv6 address
+// that holds an IPv4 address in its last bytes and nothing before as ::1.2.3.4.
+func (l *fields) addr(name string, a netip.Addr) {
+	l.b = append(l.b, name...)
+	if v6 := a.As16(); a.Is6() && [12]byte(v6[:12]) == [12]byte{} && v6[12]|v6[13] != 0 {
+		l.b = append(l.b, "::"...)
+		a = netip.AddrFrom4([4]byte(v6[12:]))
+	}
+	l.b = append(a.AppendTo(l.b), ' ')
 }
 
 func (l *fields) zone(name string, z conntrack.Zone) {

@@ -101,16 +101,18 @@ func report(ctx context.Context, stderr io.Writer, err error) int {
 
 // exitCode returns the exit code for an error.
 func exitCode(ctx context.Context, err error) int {
-	if err == nil || isClosedPipe(err) {
+	if err == nil {
 		return codeOK
-	}
-	if e, ok := errors.AsType[*exitError](err); ok {
-		return e.code
 	}
 	if s, ok := errors.AsType[Signal](context.Cause(ctx)); ok {
 		return codeBySignal + int(s.Number)
 	}
+	if e, ok := errors.AsType[*exitError](err); ok {
+		return e.code
+	}
 	switch {
+	case errors.Is(err, errClosedPipe):
+		return codeOK
 	case isUsage(err):
 		return codeUsage
 	case errors.Is(err, os.ErrPermission), isUnsupported(err):
@@ -119,8 +121,20 @@ func exitCode(ctx context.Context, err error) int {
 	return codeFailed
 }
 
-// isClosedPipe reports whether the reader of our output had enough of it.
-func isClosedPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }
+// errClosedPipe says that the reader of our output, such as head(1), has enough
+// of it. That is no failure.
+var errClosedPipe = errors.New("the reader of the output is gone")
+
+// pipe is the standard output.
+type pipe struct{ io.Writer }
+
+func (p pipe) Write(b []byte) (int, error) {
+	n, err := p.Writer.Write(b)
+	if errors.Is(err, syscall.EPIPE) {
+		err = errClosedPipe
+	}
+	return n, err
+}
 
 func isUsage(err error) bool {
 	_, ours := errors.AsType[*usageError](err)

@@ -161,6 +161,9 @@ func (d *duration) Set(s string) error {
 
 // terminal reports whether a stream is one a person looks at.
 func terminal(w io.Writer) bool {
+	if p, ok := w.(pipe); ok {
+		w = p.Writer
+	}
 	f, ok := w.(*os.File)
 	if !ok {
 		return false

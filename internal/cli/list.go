@@ -48,15 +48,16 @@ both from before the flow began.`,
 
 // list prints the selected flows of a namespace.
 func list(ctx context.Context, w io.Writer, fd int, s selector.Selector, format string) (err error) {
+	out := bufio.NewWriterSize(w, 64<<10)
+	r := newRenderer(out, format, time.Now())
+	if s.Empty() {
+		return errors.Join(r.end(), out.Flush())
+	}
 	c, err := conntrack.Dial(conntrack.Config{NetNS: fd})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	out := bufio.NewWriterSize(w, 64<<10)
-	r := newRenderer(out, format, time.Now())
-	// The header waits for the kernel's first word: without privilege there
-	// is nothing to head.
 	for f, err := range c.Dump(ctx, s.Narrow()) {
 		if err != nil {
 			return errors.Join(err, out.Flush())

@@ -1,0 +1,145 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"flowcut/cut"
+	"flowcut/selector"
+)
+
+// cutFlags are the flags of "flowcut cut" besides the selection.
+type cutFlags struct {
+	settle, hold, timeout        duration
+	noKick, acceptSilent, silent bool
+	dryRun, all, flows           bool
+}
+
+// newCut makes "flowcut cut".
+func newCut(start time.Time) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "cut selection [flags]",
+		Short: "End flows for good, tell both ends, and prove it",
+		Long: `cut ends the flows that are selected. It stops their packets at once, tells both
+ends, deletes the entries, keeps what conntrack would adopt again out, and looks
+whether all that holds. New connections that the ruleset admits are made
+meanwhile. Change the rules first: cut ends what they no longer allow.
+
+Exit code: 0 proven, also when nothing matched; 1 not proven, or failed;
+2 wrong usage; 3 not permitted or not supported here. With 2 and 3 nothing was
+changed.`,
+		Example: `  flowcut cut -g -r 192.168.1.100           # a DMZ that was turned off
+  flowcut cut --host 198.51.100.7           # a ban that sticks
+  flowcut cut --src-nat 203.0.113.1         # the old address after a WAN failover
+  flowcut cut -p udp --dport 53 --hold 0s   # backends of a service have changed
+  flowcut cut --host @banned.txt -o json    # from a script`,
+		Args: noWords,
+	}
+	f := &cutFlags{
+		settle:  duration{value: cut.DefaultSettle},
+		hold:    duration{value: cut.DefaultHold, words: map[string]time.Duration{"quiet": cut.UntilQuiet}},
+		timeout: duration{value: cut.DefaultTimeout},
+	}
+	sel := addSelection(cmd)
+	f.register(cmd)
+	out := addOutput(cmd, "text", "json")
+	ns := addNetNS(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		s, err := sel.Selector(cmd.InOrStdin())
+		if err != nil {
+			return err
+		}
+		if err := needNarrow(s, f.all); err != nil {
+			return err
+		}
+		return ns.with(func(fd int) error {
+			o := f.options(s, start, fd)
+			if f.dryRun {
+				return dryRun(cmd.Context(), cmd.OutOrStdout(), o, out.format)
+			}
+			return runCut(cmd, o, out.format)
+		})
+	}
+	return cmd
+}
+
+func (f *cutFlags) register(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.Var(&f.settle, "settle", "the guard stays until nothing has knocked for so long; 0s: no guard phase")
+	fs.Var(&f.hold, "hold", "how long flows without a handshake (UDP and the like) stay closed; quiet: until they are quiet; 0s: the ruleset judges their next packet")
+	fs.Var(&f.timeout, "timeout", "the most that the cut may take")
+	fs.BoolVar(&f.noKick, "no-kick", false, "do not make ends speak that say nothing; what is cut may then not be final")
+	fs.BoolVar(&f.acceptSilent, "accept-silent", false, "take flows for proven of which no end answers")
+	fs.BoolVar(&f.silent, "silent", false, "drop, and tell nobody")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "show the flows and the rules, change nothing")
+	fs.BoolVar(&f.all, "all", false, "cut also when nothing narrows the selection")
+	fs.BoolVar(&f.flows, "flows", false, "list the flows in the receipt")
+	complete(cmd, "hold", "quiet")
+}
+
+func (f *cutFlags) options(s selector.Selector, start time.Time, fd int) cut.Options {
+	none := func(d time.Duration) time.Duration {
+		if d == 0 {
+			return cut.None
+		}
+		return d
+	}
+	return cut.Options{
+		Selector: s, NetNS: fd, Start: start,
+		Settle: none(f.settle.value), Hold: none(f.hold.value), Timeout: none(f.timeout.value),
+		Silent: f.silent, NoKick: f.noKick, AcceptSilent: f.acceptSilent, Flows: f.flows,
+	}
+}
+
+// runCut cuts and prints the receipt, also one of a cut that was interrupted.
+func runCut(cmd *cobra.Command, o cut.Options, format string) error {
+	p := newProgress(cmd.ErrOrStderr(), o.Start)
+	if p != nil {
+		o.Progress = p.step
+	}
+	r, err := cut.Run(cmd.Context(), o)
+	p.stop()
+	if r == nil {
+		return err
+	}
+	if printed := printReceipt(cmd.OutOrStdout(), r, format); printed != nil && err == nil {
+		return printed
+	}
+	if err == nil && !r.Proven {
+		return &exitError{code: codeFailed}
+	}
+	return err
+}
+
+func printReceipt(w io.Writer, r *cut.Receipt, format string) error {
+	if format == "json" {
+		return json.NewEncoder(w).Encode(r)
+	}
+	_, err := w.Write(appendReceipt(nil, r, terminal(w)))
+	return err
+}
+
+// dryRun prints what a cut would do.
+func dryRun(ctx context.Context, w io.Writer, o cut.Options, format string) error {
+	plan, err := cut.NewPlan(ctx, o)
+	if err != nil {
+		return err
+	}
+	if format == "json" {
+		return json.NewEncoder(w).Encode(plan)
+	}
+	rows := newRenderer(w, "text", time.Now())
+	for _, f := range plan.Flow {
+		if err := rows.flow(f); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintf(w, "\n%s would be cut: %s\n\nThe fence, raised before they are listed:\n\n%s",
+		count(plan.Flows.Matched, "flow"), o.Selector, plan.Rules)
+	return err
+}

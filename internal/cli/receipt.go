@@ -1,0 +1,135 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"flowcut/cut"
+)
+
+// Colours of a terminal.
+const (
+	green = "\x1b[1;32m"
+	red   = "\x1b[1;31m"
+	plain = "\x1b[0m"
+)
+
+// appendReceipt appends a receipt for a person: the verdict, then what it
+// stands on.
+func appendReceipt(b []byte, r *cut.Receipt, colour bool) []byte {
+	verdict, paint := "not proven", red
+	switch {
+	case r.Proven && r.Flows.Matched == 0:
+		verdict, paint = "proven: nothing matched", green
+	case r.Proven && r.Final:
+		verdict, paint = fmt.Sprintf("proven: %s ended for good", count(r.Flows.Matched, "flow")), green
+	case r.Proven:
+		verdict, paint = fmt.Sprintf("proven, but not final: %s ended", count(r.Flows.Matched, "flow")), green
+	}
+	if !colour {
+		paint = ""
+	}
+	b = append(append(b, paint...), verdict...)
+	if colour {
+		b = append(b, plain...)
+	}
+	b = fmt.Appendf(b, ", in %s\n", r.ElapsedMS)
+	if r.Reason != "" {
+		b = fmt.Appendf(b, "  because  %s\n", strings.ReplaceAll(r.Reason, "; ", "\n           "))
+	}
+	b = row(b, "flows", flowWords(&r.Flows))
+	b = row(b, "ends", endWords(&r.Endpoints))
+	b = row(b, "fence", fenceWords(&r.Fence))
+	for _, f := range r.Flow {
+		b = appendFlowReport(b, f)
+	}
+	return b
+}
+
+func row(b []byte, name string, words []string) []byte {
+	if len(words) == 0 {
+		return b
+	}
+	return fmt.Appendf(b, "  %-7s  %s\n", name, strings.Join(words, ", "))
+}
+
+// say adds "N words" for numbers that are not zero.
+func say(words []string, n int, what string) []string {
+	if n == 0 {
+		return words
+	}
+	return append(words, fmt.Sprintf("%d %s", n, what))
+}
+
+func flowWords(n *cut.FlowCounts) []string {
+	if n.Matched == 0 && n.Admitted == 0 && n.Refused == 0 {
+		return nil
+	}
+	w := []string{fmt.Sprintf("%d matched", n.Matched)}
+	w = say(w, n.Deleted, "deleted")
+	w = say(w, n.Vanished, "already gone")
+	w = say(w, n.Remaining, "still there")
+	w = say(w, n.Spared, "spared")
+	w = say(w, n.Returned, "came back and were deleted again")
+	w = say(w, n.Admitted, "new ones admitted")
+	w = say(w, n.Refused, "packets of new ones refused for lack of room")
+	return say(w, n.Knocking, "still knocking")
+}
+
+func endWords(n *cut.EndpointCounts) []string {
+	var w []string
+	w = say(w, n.Dead, "confirmed dead")
+	w = say(w, n.Reset, "reset")
+	w = say(w, n.Unreachable, "told unreachable")
+	return say(w, n.Silent, "silent")
+}
+
+func fenceWords(f *cut.FenceReport) []string {
+	if f.Backend == "" {
+		return []string{"none needed: the table has no such entries"}
+	}
+	w := []string{fmt.Sprintf("up after %s", f.RaisedAfterMS), fmt.Sprintf("silent after %s", f.SilentAfterMS)}
+	if !f.Exact {
+		w = append(w, "by the flows' tuples, from the list on")
+	}
+	if f.Packets > 0 {
+		w = append(w, fmt.Sprintf("stopped %s (%s)", count(int(f.Packets), "packet"), size(f.Bytes)))
+	}
+	if f.LeakedPackets > 0 {
+		w = append(w, fmt.Sprintf("%s leaked", count(int(f.LeakedPackets), "packet")))
+	}
+	return append(w, fmt.Sprintf("lifted after %s", f.LiftedAfterMS))
+}
+
+// appendFlowReport appends the line of one flow: what became of it, what its
+// ends said, and the row that a list has for it.
+func appendFlowReport(b []byte, f cut.FlowReport) []byte {
+	ends := ""
+	if f.Originator != "" {
+		ends = fmt.Sprintf("%s - %s", f.Originator, f.Responder)
+	}
+	b = fmt.Appendf(b, "  %-9s  %-15s  ", f.Outcome, ends)
+	return append(appendRow(b, f.Flow, time.Now()), '\n')
+}
+
+// count writes a number with a noun.
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
+}
+
+// size writes a number of bytes.
+func size(n uint64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	v, i := float64(n), 0
+	for v >= 1024 && i < len(units)-1 {
+		v, i = v/1024, i+1
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, units[i])
+}
