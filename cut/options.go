@@ -66,9 +66,8 @@ const (
 
 // Step is what a cut is doing.
 type Step struct {
-	Name  string // "fence", "dump", "kick", "delete", "settle"
+	Name  string // in words, such as "tell the ends"
 	Flows int    // matched so far
-	Wait  string // what is waited for, empty if nothing
 }
 
 // normal returns the options with defaults filled in; None becomes zero.

@@ -10,9 +10,9 @@ import (
 
 // Colours of a terminal.
 const (
-	green = "\x1b[1;32m"
-	red   = "\x1b[1;31m"
-	plain = "\x1b[0m"
+	green  = "\x1b[1;32m"
+	red    = "\x1b[1;31m"
+	normal = "\x1b[0m"
 )
 
 // appendReceipt appends a receipt for a person: the verdict, then what it
@@ -32,7 +32,7 @@ func appendReceipt(b []byte, r *cut.Receipt, colour bool) []byte {
 	}
 	b = append(append(b, paint...), verdict...)
 	if colour {
-		b = append(b, plain...)
+		b = append(b, normal...)
 	}
 	b = fmt.Appendf(b, ", in %s\n", r.ElapsedMS)
 	if r.Reason != "" {
