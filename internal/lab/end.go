@@ -147,6 +147,17 @@ func (e *End) Quiet() {
 	}
 }
 
+// Say sends one byte on an idle connection, or returns what the end is told.
+func (e *End) Say() error {
+	if _, err := e.conn.Write([]byte{'.'}); err != nil {
+		err = cause(err)
+		e.tell(err)
+		return err
+	}
+	e.Sent.add(1)
+	return nil
+}
+
 // Close closes the end's socket as a program does: a stream says goodbye.
 func (e *End) Close() {
 	e.lab.release(e)
