@@ -37,9 +37,12 @@ func Run(ctx context.Context, o Options) (*Receipt, error) {
 		return nil, errors.Join(err, c.close())
 	}
 	err := c.run(limit)
-	if errors.Is(err, errTimeout) {
-		c.because("the time that --timeout gives ran out during \"%s\"; give it more", c.step)
+	switch {
+	case errors.Is(err, errTimeout):
+		c.ended = fmt.Sprintf("--timeout ran out at %q", c.step)
 		err = nil
+	case err != nil:
+		c.ended = fmt.Sprintf("it ended at %q: %v", c.step, err)
 	}
 	// Counted while the fence stands, also after an interruption.
 	finish := context.WithoutCancel(ctx)
@@ -71,6 +74,7 @@ type cutting struct {
 	checked   bool      // a pass over the whole table found nothing old
 	cameBack  int       // entries born on cut tuples in spite of the guard
 	sendError error     // of a probe that could not be sent
+	ended     string    // why the cut ended before its end
 }
 
 // open opens all sockets. It changes nothing.
@@ -407,18 +411,16 @@ func (c *cutting) because(format string, args ...any) {
 }
 
 // conclude counts, lifts what stands, and judges.
-func (c *cutting) conclude(ctx context.Context) error {
+func (c *cutting) conclude(ctx context.Context) (err error) {
 	if !c.raised.IsZero() {
-		err := errors.Join(c.count(), c.remaining(ctx), c.fence.Lift())
+		err = errors.Join(c.count(), c.remaining(ctx), c.fence.Lift())
 		c.receipt.Fence.LiftedAfterMS = c.since(time.Now())
-		if err != nil {
-			c.because("it failed half-way")
-			c.receipt.Reason = strings.Join(c.reasons, "; ")
-			return err
-		}
+	}
+	if err != nil && c.ended == "" {
+		c.ended = fmt.Sprintf("it could not be counted or lifted: %v", err)
 	}
 	c.judge()
 	c.receipt.Reason = strings.Join(c.reasons, "; ")
 	c.receipt.ElapsedMS = c.since(time.Now())
-	return nil
+	return err
 }

@@ -118,8 +118,7 @@ func (c *cutting) judge() {
 			c.because(format, args...)
 		}
 	}
-	none := c.raised.IsZero()
-	doubt(!c.checked && !none, "the cut was ended before the table had been checked; cut again")
+	doubt(c.ended != "", "%s; cut again", c.ended)
 	doubt(r.Flows.Remaining > 0, "%d flows still have an entry; cut again", r.Flows.Remaining)
 	doubt(c.cameBack > 0, "%d flows came back under the guard, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP): stop it and cut again", c.cameBack)
 	doubt(r.Fence.LeakedPackets > 0, "%d packets of selected flows passed the fence, on a path where its rules do not stop them: cut again, and report it", r.Fence.LeakedPackets)

@@ -1,0 +1,230 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flowcut/cut"
+	"flowcut/internal/lab"
+	"flowcut/internal/lab/labtest"
+)
+
+const port = 5201
+
+// program is the built program.
+var program string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "flowcut")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		program = filepath.Join(dir, "flowcut")
+		if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// gateway is the standard network with a forwarded server.
+func gateway(t *testing.T) (*lab.Topology, netip.AddrPort) {
+	t.Helper()
+	net := labtest.Standard(t, lab.Config{})
+	labtest.Listen(t, net.Servers[0].Host, port)
+	if err := net.Gateway.Forward(port, net.Servers[0]); err != nil {
+		t.Fatal(err)
+	}
+	return net, netip.AddrPortFrom(net.Gateway.Public4, port)
+}
+
+// cutting is a run of "flowcut cut" on the gateway.
+type cutting struct {
+	*exec.Cmd
+	stdout, stderr bytes.Buffer
+	started        time.Time
+}
+
+func begin(t *testing.T, net *lab.Topology, args ...string) *cutting {
+	t.Helper()
+	c := &cutting{Cmd: exec.Command(program, append([]string{"cut", "--netns", net.Gateway.Name, "-o", "json"}, args...)...)}
+	c.Stdout, c.Stderr = &c.stdout, &c.stderr
+	c.started = time.Now()
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// wait returns the exit code, 128 and the signal's number for one killed by it.
+func (c *cutting) wait(t *testing.T) int {
+	t.Helper()
+	err := c.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if s := c.ProcessState.Sys().(syscall.WaitStatus); s.Signaled() {
+		return 128 + int(s.Signal())
+	}
+	return c.ProcessState.ExitCode()
+}
+
+func (c *cutting) receipt(t *testing.T) *cut.Receipt {
+	t.Helper()
+	r := new(cut.Receipt)
+	if err := json.Unmarshal(c.stdout.Bytes(), r); err != nil {
+		t.Fatalf("receipt: %v\n%s%s", err, &c.stdout, &c.stderr)
+	}
+	return r
+}
+
+// ruleset is what nft(8) lists on the gateway.
+func ruleset(t *testing.T, net *lab.Topology) string {
+	t.Helper()
+	var out []byte
+	err := net.Gateway.NS.Do(func() (err error) {
+		out, err = exec.Command("nft", "list", "ruleset").CombinedOutput()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("nft list ruleset: %v\n%s", err, out)
+	}
+	return string(out)
+}
+
+// The whole promise, by the ends' own clocks: a DMZ that was turned off is
+// silent within 100 ms of the program's start, for good, and all are told.
+func TestDMZOff(t *testing.T) {
+	net, to := gateway(t)
+	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Count: 200})
+	busy := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Download, To: to, Count: 4})
+	if err := busy.WaitReceived(labtest.Context(t), 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := net.Gateway.Unforward(port); err != nil {
+		t.Fatal(err)
+	}
+	before := ruleset(t, net)
+	c := begin(t, net, "-g", "-r", net.Servers[0].Addr4.String())
+	if code := c.wait(t); code != 0 {
+		t.Fatalf("exit code %d\n%s%s", code, &c.stdout, &c.stderr)
+	}
+	exit := time.Now()
+	r := c.receipt(t)
+	ends := append(append(append(lab.Ends{}, idle...), idle.Peers()...), append(busy, busy.Peers()...)...)
+	if !r.Proven || !r.Final || r.Flows.Matched != 204 || r.Flows.Deleted != 204 {
+		t.Errorf("receipt %s", &c.stdout)
+	}
+	if n := ends.Told(unix.ECONNRESET); n != len(ends) {
+		t.Errorf("%d of %d sockets got ECONNRESET", n, len(ends))
+	}
+	received := ends.Received()
+	timer := time.NewTimer(10 * time.Second) // nothing must happen meanwhile
+	<-timer.C
+	if got := ends.Received() - received; got != 0 {
+		t.Errorf("%d bytes in the 10 s after exit", got)
+	}
+	last := ends.LastReceived().Sub(c.started)
+	if last > 100*time.Millisecond {
+		t.Errorf("last byte %v after the start of the process, want under 100ms", last)
+	}
+	if after := ruleset(t, net); after != before {
+		t.Errorf("ruleset before:\n%s\nafter:\n%s", before, after)
+	}
+	t.Logf("last byte %v after the start, fence up after %v by the receipt, exit after %v", last, r.Fence.RaisedAfterMS, exit.Sub(c.started))
+}
+
+// Whenever the process is killed, nothing stays behind.
+func TestKilled(t *testing.T) {
+	const kills = 25
+	net, to := gateway(t)
+	before := ruleset(t, net)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	standing := 0
+	for i := range kills {
+		ends := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Count: 20})
+		c := begin(t, net, "-g", "-r", net.Servers[0].Addr4.String())
+		// A whole cut takes about 1.1 s.
+		at := time.Duration(i)*time.Second/kills + time.Duration(random.Int64N(int64(time.Second/kills)))
+		timer := time.NewTimer(at)
+		<-timer.C
+		if ruleset(t, net) != before {
+			standing++
+		}
+		if err := c.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if code := c.wait(t); code != 128+int(unix.SIGKILL) {
+			t.Errorf("kill %d after %v: exit code %d", i, at, code)
+		}
+		labtest.Until(t, "the ruleset is as it was", func() bool { return ruleset(t, net) == before })
+		ends.Close()
+	}
+	// Of 25 moments spread over a cut, nearly all fall into the fence or the guard.
+	if standing < kills/2 {
+		t.Errorf("the fence stood at %d of %d kills: the test does not test", standing, kills)
+	}
+}
+
+// A signal lifts the fence; the receipt is printed all the same.
+func TestInterrupted(t *testing.T) {
+	for _, s := range []syscall.Signal{unix.SIGINT, unix.SIGTERM} {
+		t.Run(s.String(), func(t *testing.T) {
+			net, to := gateway(t)
+			labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Count: 20})
+			before := ruleset(t, net)
+			c := begin(t, net, "-g", "--settle", "20s")
+			labtest.Until(t, "the fence stands", func() bool { return ruleset(t, net) != before })
+			if err := c.Process.Signal(s); err != nil {
+				t.Fatal(err)
+			}
+			if code := c.wait(t); code != 128+int(s) {
+				t.Errorf("exit code %d, want %d\n%s", code, 128+int(s), &c.stderr)
+			}
+			if r := c.receipt(t); r.Proven || r.Reason == "" {
+				t.Errorf("receipt %s", &c.stdout)
+			}
+			if after := ruleset(t, net); after != before {
+				t.Errorf("ruleset before:\n%s\nafter:\n%s", before, after)
+			}
+		})
+	}
+}
+
+// Without privilege nothing happens, and what is missing is named.
+func TestNoPrivilege(t *testing.T) {
+	c := &cutting{Cmd: exec.Command(program, "cut", "--host", "192.0.2.1")}
+	c.Stdout, c.Stderr = &c.stdout, &c.stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if err := os.Chmod(filepath.Dir(program), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if code := c.wait(t); code != 3 {
+		t.Errorf("exit code %d, want 3", code)
+	}
+	if !bytes.Contains(c.stderr.Bytes(), []byte("CAP_NET_ADMIN")) || c.stdout.Len() != 0 {
+		t.Errorf("stdout %q, stderr %q", &c.stdout, &c.stderr)
+	}
+}
