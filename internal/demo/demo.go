@@ -45,7 +45,8 @@ func (o Options) normal() Options {
 // the forwarding rule; what was received is the clients' own count.
 type result struct {
 	name, does string
-	deleted    string // what the method says about entries
+	deleted    string // entries, as the method counted them
+	entries    int    // of the cut connections, in the table at the end
 
 	before time.Duration // from the first point to the removal
 	points []point       // of the downloads together

@@ -3,7 +3,6 @@ package demo
 import (
 	"context"
 	"fmt"
-	"net/netip"
 
 	"flowcut/conntrack"
 	"flowcut/cut"
@@ -85,7 +84,7 @@ func deleteLoop(ctx context.Context, s *site) (string, error) {
 			found++
 		}
 	}
-	return fmt.Sprintf("%d, then %d in %d of %d passes", first, again, found, passes), nil
+	return fmt.Sprintf("%d + %d in %d of %d passes", first, again, found, passes), nil
 }
 
 // dropAround keeps the server's packets from connection tracking while the
@@ -102,7 +101,7 @@ func dropAround(ctx context.Context, s *site) (string, error) {
 }
 
 func flowcut(ctx context.Context, s *site) (string, error) {
-	sel, err := selector.Parse([]string{"-g", "-r", netip.Addr.String(s.server)})
+	sel, err := selector.Parse([]string{"-g", "-r", s.server.String()})
 	if err != nil {
 		return "", err
 	}

@@ -150,6 +150,9 @@ func try(ctx context.Context, m method, o Options) (_ result, err error) {
 	r.bytes = s.downloads.Received() - had
 	r.last = max(0, s.downloads.LastReceived().Sub(removed))
 	s.told(&r)
+	if r.entries, err = s.entries(ctx); err != nil {
+		return result{}, err
+	}
 	return r, s.hurt(ctx, &r)
 }
 
@@ -181,6 +184,23 @@ func (s *site) told(r *result) {
 			r.idleOpen++
 		}
 	}
+}
+
+// entries counts what the table holds of connections to the server's port, in
+// either direction: those that were adopted begin at the server.
+func (s *site) entries(ctx context.Context) (int, error) {
+	n := 0
+	for f, err := range s.ct.Dump(ctx, conntrack.Filter{Family: conntrack.FamilyIPv4}) {
+		if err != nil {
+			return 0, err
+		}
+		for _, t := range []conntrack.Tuple{f.Orig, f.Reply} {
+			if t.Src == s.server && t.SrcPort == port {
+				n++
+			}
+		}
+	}
+	return n, nil
 }
 
 // hurt counts what happened to the bystanders. A connection is broken when an
