@@ -37,6 +37,10 @@ func Run(ctx context.Context, o Options) (*Receipt, error) {
 		return nil, errors.Join(err, c.close())
 	}
 	err := c.run(limit)
+	if err == nil && c.settled() {
+		c.begin("look once more")
+		err = c.again(ctx)
+	}
 	switch {
 	case errors.Is(err, errTimeout):
 		c.ended = fmt.Sprintf("--timeout ran out at %q", c.step)
@@ -162,11 +166,7 @@ func (c *cutting) run(ctx context.Context) error {
 		return err
 	}
 	c.begin("wait until nothing knocks")
-	if err := c.settle(ctx); err != nil {
-		return err
-	}
-	c.begin("look once more")
-	return c.again(ctx)
+	return c.settle(ctx)
 }
 
 func (c *cutting) kicks() bool { return !c.o.NoKick && !c.o.Silent }
@@ -341,8 +341,12 @@ func (c *cutting) lower() error {
 	return c.fence.Lower()
 }
 
+// settled tells whether the cut came as far as to wait under the guard.
+func (c *cutting) settled() bool { return !c.lowered.IsZero() }
+
 // settle waits until nothing has knocked for the settle time, and what has no
-// handshake has been held for long enough.
+// handshake has been held for long enough. That the time is up before is no
+// fault: ends that still knock are counted.
 func (c *cutting) settle(ctx context.Context) error {
 	const poll = 25 * time.Millisecond
 	if c.o.Settle == 0 && c.o.Hold == 0 {
@@ -354,7 +358,12 @@ func (c *cutting) settle(ctx context.Context) error {
 		if err != nil || left <= 0 {
 			return err
 		}
-		if err := wait(ctx, min(left, max(poll, 4*time.Since(began)))); err != nil {
+		err = wait(ctx, min(left, max(poll, 4*time.Since(began))))
+		if errors.Is(err, errTimeout) {
+			c.because("--timeout ended the guard %v early", left.Round(time.Millisecond))
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}

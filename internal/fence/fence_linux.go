@@ -53,10 +53,6 @@ type raised struct {
 	leaks   uint64 // packets that were under way when the fence rose
 }
 
-// ErrOwner means that the kernel has no tables with owners, which make sure
-// that nothing stays behind when the process dies. They came with Linux 5.12.
-var ErrOwner = errors.New("the kernel lacks nf_tables with owner flag (Linux 5.12 and later have it)")
-
 // New opens what the fence needs; nothing stands yet.
 func New(cfg Config) (*Fence, error) {
 	conn, err := nft.Dial(cfg.NetNS)
@@ -105,8 +101,8 @@ func (f *Fence) Raise(family conntrack.Family) error {
 
 // explain names what the kernel lacks, where the errno tells.
 func explain(err error) error {
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("%w: %w", ErrOwner, err)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("%w (%w)", &conntrack.NotSupportedError{Feature: "nf_tables with table owners and the expressions ct, fib, reject and dynset", Kernel: "5.12"}, err)
 	}
 	return err
 }

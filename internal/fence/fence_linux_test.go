@@ -1,0 +1,207 @@
+package fence
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"flowcut/conntrack"
+	"flowcut/internal/lab"
+	"flowcut/internal/lab/labtest"
+	"flowcut/selector"
+)
+
+// world is a gateway with flows of many kinds, all of which go on and on.
+type world struct {
+	net   *lab.Topology
+	ends  lab.Ends
+	names []string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{net: labtest.Standard(t, lab.Config{})}
+	c, s, g := w.net.Clients, w.net.Servers, w.net.Gateway
+	for i, p := range []uint16{5201, 5202} {
+		labtest.Listen(t, s[i].Host, p)
+		labtest.Listen(t, c[i].Host, 7000)
+		if err := g.Forward(p, s[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	labtest.Listen(t, g.Host, 7000)
+	for _, v6 := range []bool{false, true} {
+		addr := func(a4, a6 netip.Addr) netip.Addr {
+			if v6 {
+				return a6
+			}
+			return a4
+		}
+		for i, p := range []uint16{5201, 5202} {
+			for j := range 2 {
+				w.add(t, fmt.Sprintf("dnat %d %d", i, j), c[j].Host, netip.AddrPortFrom(addr(g.Public4, g.Public6), p))
+			}
+			w.add(t, fmt.Sprintf("snat %d", i), s[i].Host, netip.AddrPortFrom(addr(c[i].Addr4, c[i].Addr6), 7000))
+			w.add(t, fmt.Sprintf("out %d", i), g.Host, netip.AddrPortFrom(addr(c[i].Addr4, c[i].Addr6), 7000))
+		}
+		w.add(t, "in", s[0].Host, netip.AddrPortFrom(addr(s[0].Via4, s[0].Via6), 7000))
+		e, err := s[0].Ping(labtest.Context(t), addr(c[1].Addr4, c[1].Addr6), 4*time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.ends, w.names = append(w.ends, e), append(w.names, "ping "+e.Remote.String())
+	}
+	return w
+}
+
+func (w *world) add(t *testing.T, name string, h *lab.Host, to netip.AddrPort) {
+	t.Helper()
+	e := labtest.Exchange(t, h, lab.Datagrams{To: to, Up: 250, Down: 250})
+	w.ends, w.names = append(w.ends, e...), append(w.names, name+" "+to.String())
+}
+
+// moving tells which flows get something through during a while.
+func (w *world) moving(while time.Duration) []bool {
+	before := make([]uint64, len(w.ends))
+	for i, e := range w.ends {
+		before[i] = e.Received.Messages()
+	}
+	timer := time.NewTimer(while) // the flows' own time
+	<-timer.C
+	out := make([]bool, len(w.ends))
+	for i, e := range w.ends {
+		out[i] = e.Received.Messages() > before[i]+1
+	}
+	return out
+}
+
+// meant tells which of the flows the selector matches, by the entry that the
+// gateway has for each.
+func (w *world) meant(t *testing.T, s *selector.Selector) []bool {
+	t.Helper()
+	ct, err := conntrack.Dial(conntrack.Config{NetNS: w.net.Gateway.NS.Fd()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ct.Close()
+	out, found := make([]bool, len(w.ends)), make([]int, len(w.ends))
+	for f, err := range ct.Dump(labtest.Context(t), conntrack.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(w.ends, func(e *lab.End) bool {
+			if f.Orig.IsICMP() {
+				return e.Kind == lab.Echo && e.Remote.Addr() == f.Orig.Dst
+			}
+			return e.Kind != lab.Echo && e.Local == netip.AddrPortFrom(f.Orig.Src, f.Orig.SrcPort) && e.Remote == netip.AddrPortFrom(f.Orig.Dst, f.Orig.DstPort)
+		})
+		if i >= 0 {
+			found[i]++
+			out[i] = s.Match(f)
+		}
+	}
+	for i, n := range found {
+		if n != 1 {
+			t.Fatalf("%d entries of %s", n, w.names[i])
+		}
+	}
+	return out
+}
+
+// The rules stop exactly the flows that the selector matches in user space.
+func TestRulesSayWhatMatchSays(t *testing.T) {
+	w := newWorld(t)
+	for _, args := range [][]string{
+		{"-s", "203.0.113.2"},
+		{"!", "-s", "203.0.113.2"},
+		{"-s", "203.0.113.0/24,2001:db8:1::/64"},
+		{"!", "-s", "203.0.113.0/24,2001:db8:1::/64"},
+		{"-s", "192.168.1.99-192.168.1.101,fd00:1::100,198.51.100.2"},
+		{"-d", "203.0.113.1"},
+		{"-d", "2001:db8:1::1,203.0.113.1"},
+		{"-r", "192.168.1.100"},
+		{"!", "-r", "192.168.1.100,fd00:1::100,192.168.2.100"},
+		{"-q", "203.0.113.1,2001:db8:1::1"},
+		{"--host", "192.168.1.100"},
+		{"--host", "fd00:1::/64,198.51.100.0/24"},
+		{"!", "--host", "192.168.1.100,fd00:1::100"},
+		{"-p", "udp"},
+		{"!", "-p", "udp"},
+		{"-p", "icmp,icmpv6"},
+		{"!", "-p", "icmp,icmpv6"},
+		{"--dport", "5201"},
+		{"!", "--dport", "5201"},
+		{"--dport", "5202-7000,9"},
+		{"!", "--dport", "5202-7000,9"},
+		{"--reply-port-src", "5202"},
+		{"--sport", "1-65535"},
+		{"-g"},
+		{"!", "-g"},
+		{"-n"},
+		{"!", "-n"},
+		{"-j"},
+		{"!", "-j"},
+		{"-g", "192.168.1.100"},
+		{"-g", "192.168.1.100:5201"},
+		{"-g", "192.168.1.100:5202"},
+		{"-g", "[fd00:1::100]:5201", "-g", "192.168.2.100"},
+		{"!-g", "192.168.1.100:5201"},
+		{"-n", "203.0.113.1"},
+		{"-j", "203.0.113.1,192.168.2.100"},
+		{"-w", "0"},
+		{"!", "-w", "0"},
+		{"-w", "1"},
+		{"--orig-zone", "0", "-f", "ipv6"},
+		{"-f", "ipv4"},
+		{"-p", "udp", "-g", "--host", "203.0.113.2", "!", "--dport", "5201"},
+	} {
+		if args[0] == "!-g" { // as a value
+			args = []string{"--dst-nat=!" + args[1]}
+		}
+		t.Run(fmt.Sprint(args), func(t *testing.T) {
+			s, err := selector.Parse(args)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !Exact(&s) {
+				t.Fatal("not expressed by rules")
+			}
+			w.compare(t, &s)
+		})
+	}
+}
+
+// compare raises a silent fence and looks which flows stand still.
+func (w *world) compare(t *testing.T, s *selector.Selector) {
+	t.Helper()
+	labtest.Until(t, "all flows go on", func() bool { return !slices.Contains(w.moving(20*time.Millisecond), false) })
+	meant := w.meant(t, s)
+	f, err := New(Config{NetNS: w.net.Gateway.NS.Fd(), Silent: true, Selector: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, family := range s.Families() {
+		if err := f.Raise(family); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	moving := w.moving(60 * time.Millisecond)
+	for i, name := range w.names {
+		if moving[i] == meant[i] {
+			t.Errorf("%s: selected %v, goes on %v", name, meant[i], moving[i])
+		}
+	}
+	n, err := f.Counts()
+	if err != nil || n.Leaked != 0 {
+		t.Errorf("%d packets leaked, error %v", n.Leaked, err)
+	}
+	if err := f.Lift(); err != nil {
+		t.Fatal(err)
+	}
+}
