@@ -143,6 +143,13 @@ func (c *cutting) run(ctx context.Context) error {
 	if err := c.take(found); err != nil {
 		return err
 	}
+	if !c.receipt.Fence.Exact {
+		// Only now do the rules know whom they mean.
+		c.raisedNow()
+		if err := c.fence.Settle(); err != nil {
+			return err
+		}
+	}
 	if c.kicks() {
 		c.begin("tell the ends")
 		if err := c.tell(ctx, found); err != nil {
@@ -192,14 +199,18 @@ func (c *cutting) raise(ctx context.Context) error {
 		if err := c.fence.Raise(family); err != nil {
 			return err
 		}
-		c.raised = time.Now()
-		c.receipt.Fence.Backend = "nf_tables"
-		c.receipt.Fence.RaisedAfterMS = c.since(c.raised)
+		c.raisedNow()
 	}
 	if c.raised.IsZero() {
 		return nil
 	}
 	return c.fence.Settle()
+}
+
+func (c *cutting) raisedNow() {
+	c.raised = time.Now()
+	c.receipt.Fence.Backend = "nf_tables"
+	c.receipt.Fence.RaisedAfterMS = c.since(c.raised)
 }
 
 func (c *cutting) since(t time.Time) Millis { return Millis(t.Sub(c.o.Start)) }
