@@ -82,13 +82,27 @@ func (b *batch) send(ctx context.Context) error {
 	}
 	for {
 		data, err := b.s.receive(ctx)
-		if errors.Is(err, syscall.ENOBUFS) {
+		if errors.Is(err, syscall.ENOBUFS) || errors.Is(err, errNoAnswer) {
 			return errOverrun
 		}
 		if err != nil {
 			return err
 		}
 		if done, err := b.answers(data); done || err != nil {
+			return err
+		}
+	}
+}
+
+// drain throws away what is left in the queue. A queue that ran over takes
+// nothing more, and says nothing, until it is empty.
+func (b *batch) drain(ctx context.Context) error {
+	for {
+		_, err := b.s.receive(ctx)
+		if errors.Is(err, errNoAnswer) {
+			return nil
+		}
+		if err != nil && !errors.Is(err, syscall.ENOBUFS) {
 			return err
 		}
 	}

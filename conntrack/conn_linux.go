@@ -4,9 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -16,10 +15,6 @@ import (
 // of a dump at a time.
 const recvSize = 64 << 10
 
-// pollStep is how often a blocked receive looks at its context. The kernel
-// answers before the send returns, so in practice nothing blocks.
-const pollStep = 50 * time.Millisecond
-
 // conn is one netlink socket. One request is under way at a time.
 type conn struct {
 	nl  *netlink.Conn
@@ -28,7 +23,8 @@ type conn struct {
 	out []byte // request under construction
 	in  []byte // last datagram
 
-	rcvbuf int // bytes the kernel may queue for us, by its own account
+	rcvbuf int         // bytes the kernel may queue for us, by its own account
+	closed atomic.Bool // the poller's own error for this has no exported name
 }
 
 // dialConn opens a socket in the namespace of fd, the calling thread's if fd is 0.
@@ -79,7 +75,10 @@ func (c *conn) setRecvBuffer(n int) error {
 	return errors.Join(err, cerr)
 }
 
-func (c *conn) close() error { return c.nl.Close() }
+func (c *conn) close() error {
+	c.closed.Store(true)
+	return c.nl.Close()
+}
 
 // send sends b to the kernel as one datagram.
 func (c *conn) send(b []byte) error {
@@ -92,62 +91,50 @@ func (c *conn) send(b []byte) error {
 			}
 		}
 	})
-	return closedError(errors.Join(werr, err))
+	return c.closedError(errors.Join(werr, err))
 }
 
-// receive returns the next datagram of the kernel; it is valid until the next call.
+// receive returns the next datagram of the kernel; it is valid until the next
+// call. It does not wait: the kernel answers a request before the send of it
+// returns, and goes on with a dump as one receives. If nothing is there,
+// nothing will come: errNoAnswer.
 func (c *conn) receive(ctx context.Context) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	for first := true; ; first = false {
-		if !first {
-			if err := ctx.Err(); err != nil {
-				return nil, err
-			}
-			if err := c.nl.SetReadDeadline(time.Now().Add(pollStep)); err != nil {
-				return nil, closedError(err)
-			}
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
-		b, again, err := c.receiveOnce(first)
-		if !again && !errors.Is(err, os.ErrDeadlineExceeded) {
-			return b, closedError(err)
+		n, from, err := c.receiveOnce()
+		switch {
+		case errors.Is(err, unix.EAGAIN):
+			return nil, errNoAnswer
+		case err != nil:
+			return nil, c.closedError(err)
+		case n > len(c.in):
+			return nil, fmt.Errorf("datagram of %d bytes, room for %d", n, len(c.in))
 		}
+		if sa, ok := from.(*unix.SockaddrNetlink); ok && sa.Pid == 0 {
+			return c.in[:n], nil
+		}
+		// Some process's, not the kernel's: not for us.
 	}
 }
 
-// receiveOnce reads one datagram. again means that there was none or that it
-// was not the kernel's. If poll is true it does not wait.
-func (c *conn) receiveOnce(poll bool) (b []byte, again bool, err error) {
-	var n int
-	var from unix.Sockaddr
+// receiveOnce reads one datagram into c.in.
+func (c *conn) receiveOnce() (n int, from unix.Sockaddr, err error) {
 	rerr := c.raw.Read(func(fd uintptr) bool {
 		for {
 			n, from, err = unix.Recvfrom(int(fd), c.in, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 			if !errors.Is(err, unix.EINTR) {
-				return poll || !errors.Is(err, unix.EAGAIN)
+				return true
 			}
 		}
 	})
-	switch {
-	case rerr != nil:
-		return nil, false, rerr
-	case errors.Is(err, unix.EAGAIN):
-		return nil, true, nil
-	case err != nil:
-		return nil, false, err
-	case n > len(c.in):
-		return nil, false, fmt.Errorf("datagram of %d bytes, room for %d", n, len(c.in))
-	}
-	if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid != 0 {
-		return nil, true, nil // some process's, not the kernel's
-	}
-	return c.in[:n], false, nil
+	return n, from, errors.Join(rerr, err)
 }
 
 // closedError turns the error of a socket that was closed under us into ErrClosed.
-func closedError(err error) error {
-	if errors.Is(err, os.ErrClosed) || errors.Is(err, unix.EBADF) {
+func (c *conn) closedError(err error) error {
+	if err != nil && c.closed.Load() {
 		return ErrClosed
 	}
 	return err

@@ -32,43 +32,59 @@ func (c *Client) Create(ctx context.Context, f *Flow) error {
 
 // CreateAll makes the entries of flows, as [Client.Create] does, many at a
 // time. Refusals do not stop it; the first is returned at the end, with the
-// number of the others. created counts the entries made.
-func (c *Client) CreateAll(ctx context.Context, flows iter.Seq[*Flow]) (created int, err error) {
-	var refused refusals
+// number of the others. made counts the entries that were made.
+func (c *Client) CreateAll(ctx context.Context, flows iter.Seq[*Flow]) (made int, err error) {
 	err = c.with("create", func(s *conn) error {
-		b := newBatch(s, "create")
-		b.refused = func(i int, a answer) {
-			refused.add(newError("create", fmt.Sprintf("flow %d", created+i), a))
-		}
-		done := 0
-		flush := func() error {
-			before := refused.n
-			if err := b.send(ctx); err != nil {
-				return err
-			}
-			done += b.n - (refused.n - before)
-			created += b.n
-			b.reset()
-			return nil
-		}
-		for f := range flows {
-			h := b.begin(msgNew, flagCreate|flagExcl)
-			if err := b.add(appendCreate(b.s.out, h, f)); err != nil {
-				return fmt.Errorf("%v: %w", f.Orig, err)
-			}
-			if b.full() {
-				if err := flush(); err != nil {
-					return err
-				}
-			}
-		}
-		err := flush()
+		var err error
+		made, err = s.createAll(ctx, flows)
 		return err
 	})
-	if err == nil {
-		err = refused.err()
+	return made, err
+}
+
+// createAll makes the entries of flows.
+func (s *conn) createAll(ctx context.Context, flows iter.Seq[*Flow]) (made int, err error) {
+	c := creation{b: newBatch(s, "create")}
+	c.b.refused = c.refuse
+	for f := range flows {
+		h := c.b.begin(msgNew, flagCreate|flagExcl)
+		if err := c.b.add(appendCreate(s.out, h, f)); err != nil {
+			return c.made(), fmt.Errorf("%v: %w", f.Orig, err)
+		}
+		if c.b.full() {
+			if err := c.send(ctx); err != nil {
+				return c.made(), err
+			}
+		}
 	}
-	return created - refused.n, err
+	if err := c.send(ctx); err != nil {
+		return c.made(), err
+	}
+	return c.made(), c.refused.err()
+}
+
+// creation is one call of CreateAll.
+type creation struct {
+	b       *batch
+	sent    int // requests that were answered
+	refused refusals
+}
+
+func (c *creation) made() int { return c.sent - c.refused.n }
+
+// refuse books the refusal of request i of the batch.
+func (c *creation) refuse(i int, a answer) {
+	c.refused.add(newError("create", fmt.Sprintf("flow %d", c.sent+i), a))
+}
+
+// send sends the batch.
+func (c *creation) send(ctx context.Context) error {
+	if err := c.b.send(ctx); err != nil {
+		return err
+	}
+	c.sent += c.b.n
+	c.b.reset()
+	return nil
 }
 
 // Update changes the entry that has f.Orig as a tuple in f's zone. What f.Has

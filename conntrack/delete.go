@@ -8,7 +8,8 @@ import (
 )
 
 // Delete deletes exactly the entries named by keys: same original tuple, same
-// zone, same ID. A later flow on the same tuple is not touched.
+// zone, same ID. A later flow on the same tuple is not touched. A key may also
+// hold the reply tuple: the kernel finds the entry, and its ID, by either.
 //
 // gone, unless nil, is called with the index of each key that had no entry any
 // more; that is no error. Any other refusal is returned when all keys were
@@ -101,6 +102,9 @@ func (d *deletion) count(next, n int, failed map[int]answer) {
 // that no answer can be lost again. A key without an entry now was deleted by
 // the first send or was gone before it; it counts as deleted.
 func (d *deletion) again(ctx context.Context, b *batch, next, n int) (int, error) {
+	if err := b.drain(ctx); err != nil {
+		return 0, err
+	}
 	gone := d.gone
 	defer func() { d.gone = gone }()
 	d.gone = func(int) { d.deleted++ }

@@ -41,10 +41,24 @@ func (c *Client) dump(ctx context.Context, x *Filter, each func(*Flow) (stop boo
 			c.drop(s)
 		}
 	}()
+	stopped := false
+	err = s.dump(ctx, x, x.support(), func(f *Flow) bool {
+		stopped = x.Match(f) && each(f)
+		return stopped
+	})
+	clean = !stopped && (err == nil || isAnswer(err))
+	if err != nil && !isAnswer(err) {
+		return wrap("dump", err)
+	}
+	return err
+}
+
+// dump asks the kernel for the flows that match x, as far as sup trusts it, and
+// hands each to each until that returns true.
+func (s *conn) dump(ctx context.Context, x *Filter, sup Support, each func(*Flow) (stop bool)) error {
 	var f Flow
-	all, stopped := x.isZero(), false
-	s.requestDump(x, filterSupport(x))
-	err = s.roundTrip(ctx, "dump", "", func(_ header, b []byte) (bool, error) {
+	s.requestDump(x, sup)
+	return s.roundTrip(ctx, "dump", "", func(_ header, b []byte) (bool, error) {
 		b, err := attributes(b)
 		if err != nil {
 			return false, err
@@ -52,14 +66,8 @@ func (c *Client) dump(ctx context.Context, x *Filter, each func(*Flow) (stop boo
 		if err := parseFlow(b, &f); err != nil {
 			return false, err
 		}
-		stopped = (all || x.Match(&f)) && each(&f)
-		return stopped, nil
+		return each(&f), nil
 	})
-	clean = !stopped && (err == nil || isAnswer(err))
-	if err != nil && !isAnswer(err) {
-		return wrap("dump", err)
-	}
-	return err
 }
 
 // requestDump builds the request for a dump, with as much of x as the kernel

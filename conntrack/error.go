@@ -9,6 +9,9 @@ import (
 // ErrClosed is returned by a [Client] that was closed before or meanwhile.
 var ErrClosed = errors.New("conntrack: client is closed")
 
+// errNoAnswer means that the answer to a request was lost.
+var errNoAnswer = errors.New("the kernel's answer was lost")
+
 // ErrNotSupported is what every [NotSupportedError] is for [errors.Is].
 var ErrNotSupported = errors.New("conntrack: not supported")
 

@@ -189,7 +189,7 @@ func (fs TupleFields) trusted(t *Tuple, f Family, sup Support) TupleFields {
 			fs &^= FieldDst
 		}
 		return fs
-	case f == FamilyIPv6 && sup.ProtoIPv6:
+	case f == FamilyIPv6 && sup.PortsIPv6:
 		if !sup.AddrIPv6 || !t.Src.Is6() {
 			fs &^= FieldSrc
 		}

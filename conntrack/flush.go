@@ -14,7 +14,7 @@ func (c *Client) Flush(ctx context.Context, f Family) error {
 	switch f {
 	case FamilyBoth:
 	case FamilyIPv4, FamilyIPv6:
-		ok, err := flushFamilyProbe()
+		ok, err := probeFlushOnce()
 		if err != nil {
 			return fmt.Errorf("conntrack: flush %v: probe the kernel: %w", f, err)
 		}

@@ -1,0 +1,478 @@
+package conntrack
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// tuple makes a tuple with ports.
+func tuple(p Proto, src, dst string) Tuple {
+	s, d := netip.MustParseAddrPort(src), netip.MustParseAddrPort(dst)
+	return Tuple{Src: s.Addr(), Dst: d.Addr(), Proto: p, SrcPort: s.Port(), DstPort: d.Port()}
+}
+
+// portless makes a tuple of a protocol without ports.
+func portless(p Proto, src, dst string) Tuple {
+	return Tuple{Src: netip.MustParseAddr(src), Dst: netip.MustParseAddr(dst), Proto: p}
+}
+
+// icmp makes an ICMP or ICMPv6 tuple.
+func icmp(p Proto, src, dst string, typ uint8, id uint16) Tuple {
+	t := portless(p, src, dst)
+	t.ICMPType, t.ICMPID = typ, id
+	return t
+}
+
+// collect dumps what matches x.
+func collect(t testing.TB, c *Client, x Filter) []*Flow {
+	t.Helper()
+	var all []*Flow
+	for f, err := range c.Dump(t.Context(), x) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, f.Clone())
+	}
+	return all
+}
+
+// only dumps the one flow of the table.
+func only(t testing.TB, c *Client) *Flow {
+	t.Helper()
+	all := collect(t, c, Filter{})
+	if len(all) != 1 {
+		t.Fatalf("%d flows in the table, want 1", len(all))
+	}
+	return all[0]
+}
+
+// mustCreate makes entries of flows.
+func mustCreate(t testing.TB, c *Client, flows ...*Flow) {
+	t.Helper()
+	for _, f := range flows {
+		if err := c.Create(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// settle clears what differs from run to run, after checking it.
+func settle(t testing.TB, f *Flow) {
+	t.Helper()
+	if f.Has&AttrID == 0 || f.Has&AttrUse == 0 || f.Use == 0 {
+		t.Fatalf("flow without ID or use: %+v", f)
+	}
+	if f.Timeout > 100*time.Second || f.Timeout < 90*time.Second {
+		t.Fatalf("timeout %v, want 100 s", f.Timeout)
+	}
+	f.ID, f.Use, f.Timeout = 0, 0, 100*time.Second
+}
+
+// always is what the kernel sends of every flow that ctnetlink made.
+const always = AttrOrig | AttrReply | AttrStatus | AttrTimeout | AttrMark | AttrID | AttrUse | AttrSynproxy
+
+func TestCreateAndDump(t *testing.T) {
+	const v4, w4, v6, w6 = "10.0.0.1:1000", "10.0.0.2:80", "[2001:db8::1]:1000", "[2001:db8::2]:80"
+	tests := map[string]struct {
+		flow Flow
+		has  Attr // beyond always
+	}{
+		"tcp": {Flow{
+			Has: AttrTCP, Orig: tuple(ProtoTCP, v4, w4),
+			TCP: TCP{State: TCPEstablished, OrigWScale: 7, ReplyWScale: 9, OrigFlags: 0x23, ReplyFlags: 0x33},
+		}, AttrTCP},
+		"tcp picked up": {Flow{
+			Has: AttrTCP, Orig: tuple(ProtoTCP, v6, w6),
+			TCP: TCP{State: TCPEstablished, OrigFlags: 0x0a, ReplyFlags: 0x2a},
+		}, AttrTCP},
+		"udp":      {Flow{Orig: tuple(ProtoUDP, v4, w4)}, 0},
+		"udp ipv6": {Flow{Orig: tuple(ProtoUDP, v6, w6)}, 0},
+		"udplite":  {Flow{Orig: tuple(ProtoUDPLite, v4, w4)}, 0},
+		"sctp": {Flow{
+			Has: AttrSCTP, Orig: tuple(ProtoSCTP, v4, w4),
+			SCTP: SCTP{State: SCTPEstablished, OrigVTag: 0xdeadbeef, ReplyVTag: 0x01020304},
+		}, AttrSCTP},
+		"gre": {Flow{Orig: func() Tuple {
+			t := portless(ProtoGRE, "10.0.0.1", "10.0.0.2")
+			t.SrcPort, t.DstPort = 7, 8
+			return t
+		}()}, 0},
+		"icmp":           {Flow{Orig: icmp(ProtoICMP, "10.0.0.1", "10.0.0.2", 8, 77)}, 0},
+		"icmp timestamp": {Flow{Orig: icmp(ProtoICMP, "10.0.0.1", "10.0.0.2", 13, 77)}, 0},
+		"icmpv6":         {Flow{Orig: icmp(ProtoICMPv6, "fe80::1", "fe80::2", 128, 77)}, 0},
+		"dccp":           {Flow{Orig: portless(ProtoDCCP, "10.0.0.1", "10.0.0.2")}, 0},
+		"esp":            {Flow{Orig: portless(50, "10.0.0.1", "10.0.0.2")}, 0},
+		"protocol 200":   {Flow{Orig: portless(200, "2001:db8::1", "2001:db8::2")}, 0},
+		"mark":           {Flow{Has: AttrMark, Mark: 0xdeadbeef, Orig: tuple(ProtoUDP, v4, w4)}, 0},
+		"zone":           {Flow{Has: AttrZone, Zone: 65535, Orig: tuple(ProtoUDP, v4, w4)}, AttrZone},
+		"original zone":  {Flow{Has: AttrOrigZone, OrigZone: 3, Orig: tuple(ProtoUDP, v4, w4)}, AttrOrigZone},
+		"reply zone": {Flow{
+			Has: AttrReplyZone, ReplyZone: 4, Orig: tuple(ProtoUDP, v4, w4),
+		}, AttrReplyZone},
+		"status": {Flow{
+			Has: AttrStatus, Status: StatusSeenReply | StatusAssured | StatusFixedTimeout | StatusConfirmed,
+			Orig: tuple(ProtoUDP, v4, w4),
+		}, 0},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			c := dialTest(t)
+			want := tt.flow
+			want.Timeout = 100 * time.Second
+			mustCreate(t, c, &want)
+			got := only(t, c)
+			key, use := got.Key(), got.Use
+			settle(t, got)
+			want.Has, want.Reply = always|tt.has, want.Orig.Invert()
+			want.Status |= StatusConfirmed
+			if diff := cmp.Diff(&want, got, cmpAddr); diff != "" {
+				t.Fatalf("dumped (-want +got):\n%s", diff)
+			}
+			single, err := c.Get(t.Context(), want.Orig, key.Zone)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if single.Key() != key {
+				t.Fatalf("get returned %v, dump %v", single.Key(), key)
+			}
+			_ = use
+			mustDelete(t, c, key)
+			if left := collect(t, c, Filter{}); len(left) > 0 {
+				t.Fatalf("still there after Delete: %v", left[0].Key())
+			}
+		})
+	}
+}
+
+var cmpAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+
+// mustDelete deletes keys that all have an entry.
+func mustDelete(t testing.TB, c *Client, keys ...Key) {
+	t.Helper()
+	n, err := c.Delete(t.Context(), keys, func(i int) { t.Errorf("already gone: %v", keys[i]) })
+	if err != nil || n != len(keys) {
+		t.Fatalf("deleted %d of %d: %v", n, len(keys), err)
+	}
+}
+
+func TestCreateTranslated(t *testing.T) {
+	client, public, inside := "203.0.113.2:47274", "203.0.113.1:5201", "192.168.1.100:80"
+	c := dialTest(t)
+	want := Flow{
+		Has: AttrReply | AttrStatus, Timeout: 100 * time.Second, Status: StatusDstNAT | StatusSrcNAT,
+		Orig:  tuple(ProtoUDP, client, public),
+		Reply: tuple(ProtoUDP, inside, "192.168.1.1:4000"),
+	}
+	mustCreate(t, c, &want)
+	got := only(t, c)
+	if got.Reply != want.Reply {
+		t.Fatalf("reply tuple %v, want %v", got.Reply, want.Reply)
+	}
+	if nat := StatusDstNAT | StatusSrcNAT; got.Status&nat != nat {
+		t.Fatalf("status %v, want SRC_NAT and DST_NAT in it", got.Status)
+	}
+}
+
+func TestCreateErrors(t *testing.T) {
+	c := dialTest(t)
+	udp := Flow{Orig: tuple(ProtoUDP, "10.0.0.1:1", "10.0.0.2:2"), Timeout: time.Minute}
+	mustCreate(t, c, &udp)
+	if err := c.Create(t.Context(), &udp); !errors.Is(err, os.ErrExist) {
+		t.Fatalf("create twice: %v, want %v", err, os.ErrExist)
+	}
+	tests := map[string]struct {
+		flow Flow
+		want string
+	}{
+		"empty":        {Flow{Timeout: time.Minute}, "no source address"},
+		"no timeout":   {Flow{Orig: udp.Orig}, "no timeout"},
+		"long timeout": {Flow{Orig: udp.Orig, Timeout: 1 << 62}, "timeout out of range"},
+		"long helper": {Flow{
+			Has: AttrHelper, Orig: udp.Orig, Timeout: time.Minute, Helper: strings.Repeat("x", 1<<16),
+		}, "at most"},
+		"two families": {Flow{
+			Has: AttrReply, Orig: udp.Orig, Reply: tuple(ProtoUDP, "[::1]:1", "[::2]:2"), Timeout: time.Minute,
+		}, "another protocol or family"},
+	}
+	for name, tt := range tests {
+		if err := c.Create(t.Context(), &tt.flow); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q in it", name, err, tt.want)
+		}
+	}
+	if n, err := c.Count(t.Context()); n != 1 || err != nil {
+		t.Fatalf("count %d, %v, want 1", n, err)
+	}
+}
+
+func TestUpdate(t *testing.T) {
+	c := dialTest(t)
+	f := &Flow{
+		Has: AttrTCP | AttrZone, Zone: 9, Orig: tuple(ProtoTCP, "10.0.0.1:1", "10.0.0.2:2"),
+		Timeout: time.Hour, TCP: TCP{State: TCPSynSent},
+	}
+	mustCreate(t, c, f)
+	f = only(t, c)
+	id := f.ID
+	f.Mark, f.Timeout, f.TCP.State = 42, 100*time.Second, TCPEstablished
+	f.Status |= StatusAssured | StatusSeenReply
+	if err := c.Update(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	got := only(t, c)
+	if got.ID != id {
+		t.Fatalf("another entry: id %d, want %d", got.ID, id)
+	}
+	settle(t, f)
+	settle(t, got)
+	if diff := cmp.Diff(f, got, cmpAddr); diff != "" {
+		t.Fatalf("after Update (-want +got):\n%s", diff)
+	}
+	f.Zone = 10
+	if err := c.Update(t.Context(), f); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("update in another zone: %v, want %v", err, os.ErrNotExist)
+	}
+}
+
+func TestGetMissing(t *testing.T) {
+	c := dialTest(t)
+	tup := tuple(ProtoTCP, "10.0.0.1:1", "10.0.0.2:2")
+	_, err := c.Get(t.Context(), tup, 7)
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("get: %v, want %v", err, os.ErrNotExist)
+	}
+	const want = "conntrack: get tcp 10.0.0.1:1 -> 10.0.0.2:2 zone 7: no such file or directory"
+	if err.Error() != want {
+		t.Fatalf("error %q, want %q", err, want)
+	}
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Errno != syscall.ENOENT || e.Op != "get" {
+		t.Fatalf("error %#v, want an *Error of get with ENOENT", err)
+	}
+	if _, err := c.Get(t.Context(), Tuple{}, 0); err == nil || errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("get of the empty tuple: %v", err)
+	}
+}
+
+func TestCountAndLimits(t *testing.T) {
+	c := dialTest(t)
+	if n, err := c.CreateAll(t.Context(), manyFlows(1234)); n != 1234 || err != nil {
+		t.Fatalf("created %d: %v", n, err)
+	}
+	l, err := c.Limits(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.Count != 1234 || l.Max < 1234 || l.Buckets == 0 {
+		t.Fatalf("limits %+v", l)
+	}
+	if n, err := c.Count(t.Context()); n != 1234 || err != nil {
+		t.Fatalf("count %d, %v", n, err)
+	}
+}
+
+func TestHas(t *testing.T) {
+	c := dialTest(t)
+	has := func(want map[Family]bool) {
+		t.Helper()
+		for f, w := range want {
+			if got, err := c.Has(t.Context(), f); got != w || err != nil {
+				t.Fatalf("has %v: %v, %v, want %v", f, got, err, w)
+			}
+		}
+	}
+	has(map[Family]bool{FamilyBoth: false, FamilyIPv4: false, FamilyIPv6: false})
+	mustCreate(t, c, &Flow{Orig: tuple(ProtoUDP, "[::1]:1", "[::2]:2"), Timeout: time.Minute})
+	has(map[Family]bool{FamilyBoth: true, FamilyIPv4: false, FamilyIPv6: true})
+	if _, err := c.CreateAll(t.Context(), manyFlows(2000)); err != nil {
+		t.Fatal(err)
+	}
+	has(map[Family]bool{FamilyBoth: true, FamilyIPv4: true, FamilyIPv6: true})
+}
+
+func TestFlush(t *testing.T) {
+	c := dialTest(t)
+	fill := func() {
+		t.Helper()
+		if _, err := c.CreateAll(t.Context(), manyFlows(50)); err != nil {
+			t.Fatal(err)
+		}
+		mustCreate(t, c, &Flow{Orig: tuple(ProtoUDP, "[::1]:1", "[::2]:2"), Timeout: time.Minute})
+	}
+	for f, want := range map[Family]uint32{FamilyIPv4: 1, FamilyIPv6: 50, FamilyBoth: 0} {
+		fill()
+		if err := c.Flush(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := c.Count(t.Context()); n != want || err != nil {
+			t.Fatalf("after flush of %v: %d entries, %v, want %d", f, n, err, want)
+		}
+		if err := c.Flush(t.Context(), FamilyBoth); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill()
+	if err := c.Flush(t.Context(), 7); err == nil {
+		t.Fatal("flush of a family that is none: no error")
+	}
+	if n, err := c.Count(t.Context()); n != 51 || err != nil {
+		t.Fatalf("after a refused flush: %d entries, %v, want 51", n, err)
+	}
+}
+
+func TestDumpStops(t *testing.T) {
+	c := dialTest(t)
+	if _, err := c.CreateAll(t.Context(), manyFlows(5000)); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("early", func(t *testing.T) {
+		for range 50 {
+			for range c.Dump(t.Context(), Filter{}) {
+				break
+			}
+		}
+		if n := len(collect(t, c, Filter{})); n != 5000 {
+			t.Fatalf("dump after stopped dumps: %d flows, want 5000", n)
+		}
+	})
+	t.Run("nested", func(t *testing.T) {
+		seen := 0
+		for f, err := range c.Dump(t.Context(), Filter{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if seen++; seen%500 != 0 {
+				continue
+			}
+			if _, err := c.Get(t.Context(), f.Orig, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if seen != 5000 {
+			t.Fatalf("dumped %d flows, want 5000", seen)
+		}
+	})
+	t.Run("context", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var seen int
+		var last error
+		for f, err := range c.Dump(ctx, Filter{}) {
+			cancel()
+			if last = err; f != nil {
+				seen++
+			}
+		}
+		if !errors.Is(last, context.Canceled) || seen == 5000 {
+			t.Fatalf("after %d flows: %v, want %v", seen, last, context.Canceled)
+		}
+	})
+	t.Run("close", func(t *testing.T) {
+		inNewNetNS(t) // a subtest runs on another thread
+		own, err := Dial(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := own.CreateAll(t.Context(), manyFlows(5000)); err != nil {
+			t.Fatal(err)
+		}
+		var last error
+		for _, last = range own.Dump(t.Context(), Filter{}) {
+			if last == nil {
+				_ = own.Close() // twice and more
+			}
+		}
+		if !errors.Is(last, ErrClosed) {
+			t.Fatalf("dump: %v, want %v", last, ErrClosed)
+		}
+		if _, err := own.Count(t.Context()); !errors.Is(err, ErrClosed) {
+			t.Fatalf("count: %v, want %v", err, ErrClosed)
+		}
+	})
+}
+
+func TestNetNS(t *testing.T) {
+	inNewNetNS(t)
+	inside, err := os.Open(threadNS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inside.Close()
+	a, err := Dial(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	mustCreate(t, a, &Flow{Orig: tuple(ProtoUDP, "10.0.0.1:1", "10.0.0.2:2"), Timeout: time.Minute})
+
+	inNewNetNS(t) // now somewhere else
+	b, err := Dial(Config{NetNS: int(inside.Fd())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	// a's further sockets must be in its namespace too, not in the thread's.
+	a.drop(slices.Concat(a.idle)[0])
+	a.idle = nil
+	for name, c := range map[string]*Client{"from another thread's namespace": a, "by descriptor": b} {
+		if n, err := c.Count(t.Context()); n != 1 || err != nil {
+			t.Errorf("%s: count %d, %v, want 1", name, n, err)
+		}
+	}
+}
+
+func TestWithoutPrivilege(t *testing.T) {
+	c := dialTest(t)
+	if _, err := c.CreateAll(t.Context(), manyFlows(10)); err != nil {
+		t.Fatal(err)
+	}
+	var keys []Key
+	for _, f := range collect(t, c, Filter{}) {
+		keys = append(keys, f.Key())
+	}
+	dropCaps(t)
+	own, err := Dial(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	_, countErr := own.Count(t.Context())
+	n, deleteErr := own.Delete(t.Context(), keys, func(int) { t.Error("gone") })
+	if n != 0 {
+		t.Errorf("deleted %d", n)
+	}
+	_, hasErr := own.Has(t.Context(), FamilyBoth)
+	made, createErr := own.CreateAll(t.Context(), manyFlows(10))
+	if made != 0 {
+		t.Errorf("made %d", made)
+	}
+	_, probeErr := probeIPv4()
+	for name, err := range map[string]error{
+		"count": countErr, "delete": deleteErr, "has": hasErr, "create": createErr,
+		"flush": own.Flush(t.Context(), FamilyBoth), "probe": probeErr,
+	} {
+		if !errors.Is(err, os.ErrPermission) {
+			t.Errorf("%s: %v, want %v", name, err, os.ErrPermission)
+		}
+	}
+}
+
+// dropCaps takes all capabilities from the calling thread, which must be
+// locked and not be given back.
+func dropCaps(t testing.TB) {
+	t.Helper()
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&h, &none[0]); err != nil {
+		t.Fatal(err)
+	}
+}
