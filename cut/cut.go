@@ -38,7 +38,7 @@ func Run(ctx context.Context, o Options) (*Receipt, error) {
 	}
 	err := c.run(limit)
 	if err == nil && c.settled() {
-		c.begin("look once more")
+		c.begin(stepCheck)
 		err = c.again(ctx)
 	}
 	switch {
@@ -58,6 +58,17 @@ func Run(ctx context.Context, o Options) (*Receipt, error) {
 }
 
 var errTimeout = errors.New("timeout")
+
+// The steps of a cut.
+const (
+	stepRaise    = "raise the fence"
+	stepList     = "list the flows"
+	stepTell     = "tell the ends"
+	stepDelete   = "delete the entries"
+	stepTellRest = "tell the ends that stayed silent"
+	stepSettle   = "wait until nothing knocks"
+	stepCheck    = "look once more"
+)
 
 // cutting is one cut under way.
 type cutting struct {
@@ -127,11 +138,11 @@ func (c *cutting) close() error {
 
 // run goes through the steps until the guard may be lifted.
 func (c *cutting) run(ctx context.Context) error {
-	c.begin("raise the fence")
+	c.begin(stepRaise)
 	if err := c.raise(ctx); err != nil || c.raised.IsZero() {
 		return err
 	}
-	c.begin("list the flows")
+	c.begin(stepList)
 	found, err := c.sweep(ctx, true)
 	if err != nil {
 		return err
@@ -151,17 +162,17 @@ func (c *cutting) run(ctx context.Context) error {
 		}
 	}
 	if c.kicks() {
-		c.begin("tell the ends")
+		c.begin(stepTell)
 		if err := c.tell(ctx, found); err != nil {
 			return err
 		}
 	}
-	c.begin("delete the entries")
+	c.begin(stepDelete)
 	if err := c.deleteAll(ctx, found); err != nil {
 		return err
 	}
 	if c.kicks() {
-		c.begin("tell the ends that stayed silent")
+		c.begin(stepTellRest)
 		if err := c.kick(ctx, roundsAfter, false); err != nil {
 			return err
 		}
@@ -172,7 +183,7 @@ func (c *cutting) run(ctx context.Context) error {
 	if err := c.lower(); err != nil {
 		return err
 	}
-	c.begin("wait until nothing knocks")
+	c.begin(stepSettle)
 	return c.settle(ctx)
 }
 

@@ -3,6 +3,7 @@
 package cut
 
 import (
+	"sync"
 	"testing"
 	"time"
 
@@ -115,4 +116,43 @@ func TestCutEcho(t *testing.T) {
 			labtest.Until(t, "answers after the hold", func() bool { return e.Received.Messages() > before+10 })
 		})
 	}
+}
+
+// New datagram flows to the same server are the ruleset's business while old
+// ones are cut: not one packet of theirs is stopped.
+func TestNewDatagramsDuringCut(t *testing.T) {
+	net := dmz(t, lab.Config{})
+	to := at(net, port, false)
+	idle := labtest.Exchange(t, net.Clients[0].Host, lab.Datagrams{To: to, Count: 200})
+	done, raised := make(chan *Receipt), make(chan struct{})
+	begun := sync.OnceFunc(func() { close(raised) })
+	progress := func(s Step) {
+		if s.Name == stepList {
+			begun()
+		}
+	}
+	o := Options{Selector: toServer(t, net), Hold: time.Second, Progress: progress}
+	go func() { done <- runCut(t, net, o) }()
+	<-raised
+	made := 0
+	var r *Receipt
+	for r == nil {
+		labtest.Exchange(t, net.Clients[1].Host, lab.Datagrams{To: to})
+		made++
+		select {
+		case r = <-done:
+		default:
+		}
+	}
+	wantProven(t, r)
+	if told := both(idle).Told(unix.ECONNREFUSED); told != 400 {
+		t.Errorf("%d of 400 ends of the cut flows were told", told)
+	}
+	if made < 100 || r.Flows.Admitted == 0 {
+		t.Fatalf("%d new flows during the cut, %d admitted: too few to judge by", made, r.Flows.Admitted)
+	}
+	if r.Fence.Packets != 0 {
+		t.Errorf("%d packets were stopped, and only new flows sent any", r.Fence.Packets)
+	}
+	t.Logf("%d new flows", made)
 }
