@@ -1,0 +1,49 @@
+PREFIX ?= /usr/local
+TOOL := go tool -modfile=tools/go.mod
+
+.NOTPARALLEL:
+.PHONY: build demo test deps lint fmt vet staticcheck errcheck errorlint unit man install uninstall clean
+
+build:
+	go build -trimpath -o flowcut ./cmd/flowcut
+
+demo: build
+	./flowcut demo
+
+test: deps lint unit
+
+deps:
+	.ci/deps
+
+lint: fmt vet staticcheck errcheck errorlint
+
+fmt:
+	test -z "$$(gofmt -l . | tee /dev/stderr)"
+
+vet:
+	go vet ./...
+
+staticcheck:
+	$(TOOL) staticcheck ./...
+
+errcheck:
+	$(TOOL) errcheck -ignoretests -exclude tools/errcheck.txt ./...
+
+errorlint:
+	$(TOOL) go-errorlint ./...
+
+unit:
+	go test -p 1 -count 1 -timeout 8m ./...
+
+man:
+	man -l docs/flowcut.8
+
+install: build
+	install -D -m 0755 flowcut $(DESTDIR)$(PREFIX)/sbin/flowcut
+	install -D -m 0644 docs/flowcut.8 $(DESTDIR)$(PREFIX)/share/man/man8/flowcut.8
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/sbin/flowcut $(DESTDIR)$(PREFIX)/share/man/man8/flowcut.8
+
+clean:
+	rm -f flowcut demo.svg
