@@ -120,7 +120,7 @@ func mergeRanges(rs []AddrRange) []AddrRange {
 	for _, r := range rs[1:] {
 		last := &out[len(out)-1]
 		next := last.To.Next() // invalid behind the last address of a family
-		if r.From.Is4() == last.To.Is4() && (!last.To.Less(r.From) || r.From == next) {
+		if !last.To.Less(r.From) || r.From == next {
 			if last.To.Less(r.To) {
 				last.To = r.To
 			}

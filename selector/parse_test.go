@@ -90,6 +90,7 @@ func TestParse(t *testing.T) {
 		{"--sport 1024-2000,80,81", "--orig-port-src 80-81,1024-2000"},
 		{"--dport 80 --orig-port-dst 443", "--orig-port-dst 80,443"},
 		{"--reply-port-src 0-65535 --reply-port-dst 65535,65534", "--reply-port-src 0-65535 --reply-port-dst 65534-65535"},
+		{"--dport 0-65535,80 --sport 1-9,2-3,11", "--orig-port-src 1-9,11 --orig-port-dst 0-65535"},
 		{"! --dport 22", "! --orig-port-dst 22"},
 		{"-p tcp,udp --dport 53", "--proto tcp,udp --orig-port-dst 53"},
 		{"! -p tcp --dport 53", "! --proto tcp --orig-port-dst 53"},
@@ -394,6 +395,7 @@ func TestNormalize(t *testing.T) {
 	fs.String("netns", "", "")
 	tests := []struct{ in, want string }{
 		{"-o json -g 10.0.0.1", "-o json --dst-nat=10.0.0.1"},
+		{"-o -g -Vo ! -g", "-o -g -V -o ! --dst-nat=any"},
 		{"-ojson -g 10.0.0.1 x", "-ojson --dst-nat=10.0.0.1 x"},
 		{"--netns ! -g", "--netns ! --dst-nat=any"},
 		{"--netns=x ! -g", "--netns=x --dst-nat=!any"},

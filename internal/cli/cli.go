@@ -56,11 +56,10 @@ func newRoot(start time.Time) *cobra.Command {
 		Short: "Show and end flows through a gateway, for good and with proof",
 		Long: `flowcut shows the flows that a Linux gateway tracks, with their translation,
 and ends those that are selected: for good, at both ends, and with proof.`,
-		Version:                    version(),
-		SilenceErrors:              true,
-		SilenceUsage:               true,
-		SuggestionsMinimumDistance: 2,
-		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetVersionTemplate("flowcut {{.Version}}\n")
 	root.Flags().BoolP("version", "V", false, "print the version")
@@ -107,8 +106,10 @@ func firstWord(args []string) string {
 }
 
 func unknownCommand(root *cobra.Command, word string) error {
-	if likely := root.SuggestionsFor(word); len(likely) > 0 {
-		return usage("did you mean \"flowcut "+likely[0]+"\"?", "unknown command %q", word)
+	for root.SuggestionsMinimumDistance = 1; root.SuggestionsMinimumDistance <= 2; root.SuggestionsMinimumDistance++ {
+		if likely := root.SuggestionsFor(word); len(likely) > 0 {
+			return usage("did you mean \"flowcut "+likely[0]+"\"?", "unknown command %q", word)
+		}
 	}
 	return usage("see \"flowcut --help\" for the commands", "unknown command %q", word)
 }
