@@ -192,7 +192,7 @@ func (c *cutting) kicks() bool { return !c.o.NoKick && !c.o.Silent }
 func (c *cutting) begin(step string) {
 	c.step = step
 	if c.o.Progress != nil {
-		c.o.Progress(Step{Name: step, Flows: len(c.members.list)})
+		c.o.Progress(Step{Name: step, Flows: len(c.members.list), Raised: !c.raised.IsZero()})
 	}
 }
 
@@ -319,9 +319,7 @@ func (c *cutting) take(list []*member) error {
 
 // tell makes the ends hear that it is over.
 func (c *cutting) tell(ctx context.Context, list []*member) error {
-	if err := c.tellRest(list); err != nil {
-		return err
-	}
+	c.tellRest(list)
 	return c.kick(ctx, roundsBefore, false)
 }
 

@@ -2,7 +2,11 @@ package cut
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
@@ -109,11 +113,9 @@ func (c *cutting) remaining(ctx context.Context) error {
 // judge decides what the receipt may claim, and says why where it may not.
 func (c *cutting) judge() {
 	r := &c.receipt
-	silent, _ := c.members.unconfirmed()
-	r.Final = silent == 0
 	r.Proven = true
-	doubt := func(if_ bool, format string, args ...any) {
-		if if_ {
+	doubt := func(doubtful bool, format string, args ...any) {
+		if doubtful {
 			r.Proven = false
 			c.because(format, args...)
 		}
@@ -122,14 +124,29 @@ func (c *cutting) judge() {
 	doubt(r.Flows.Remaining > 0, "%d flows still have an entry; cut again", r.Flows.Remaining)
 	doubt(c.cameBack > 0, "%d flows came back under the guard, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP): stop it and cut again", c.cameBack)
 	doubt(r.Fence.LeakedPackets > 0, "%d packets of selected flows passed the fence, on a path where its rules do not stop them: cut again, and report it", r.Fence.LeakedPackets)
-	doubt(silent > 0 && c.sendError != nil, "probes could not be sent (%v)", c.sendError)
+	silent, _ := c.members.unconfirmed()
+	r.Final = silent == 0
 	switch {
-	case silent == 0:
+	case r.Final:
 	case c.o.Silent || c.o.NoKick:
-		c.because("%d flows were not asked for a sign of death: an end that still believes in one can bring it back where conntrack adopts flows in mid-stream (nf_conntrack_tcp_loose=1)", silent)
+		c.because("%d flows were not asked for a sign of death: %s", silent, mayReturn)
 	case c.o.AcceptSilent:
 		c.because("no end of %d flows answered; that they are gone is taken on trust", silent)
 	default:
-		doubt(true, "no end of %d flows answered: both may be gone, or cannot be reached from here; --accept-silent takes that for an end, or cut again", silent)
+		doubt(true, "no end of %d flows answered: %s", silent, c.whySilent())
 	}
 }
+
+// whySilent says why ends may not have answered, and what to do.
+func (c *cutting) whySilent() string {
+	switch {
+	case errors.Is(c.sendError, unix.EPERM):
+		return "this host's output rules refuse the probes, so let raw packets of root out; " + mayReturn
+	case c.sendError != nil:
+		return fmt.Sprintf("not all probes could be sent (%v); %s", c.sendError, mayReturn)
+	}
+	return "both may be gone, which --accept-silent takes for an end, or cannot be reached from here; " + mayReturn
+}
+
+// mayReturn says what a flow without a dead end means.
+const mayReturn = "their entries are deleted, but where conntrack adopts flows in mid-stream an end that is still there can bring one back: block it, or set net.netfilter.nf_conntrack_tcp_loose=0"

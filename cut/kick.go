@@ -2,11 +2,8 @@ package cut
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"net/netip"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
@@ -70,9 +67,7 @@ func (c *cutting) kick(ctx context.Context, rounds []round, enough bool) error {
 			return err
 		}
 		if i < len(rounds) {
-			if err := c.probeAll(rounds[i].kind, enough); err != nil {
-				return err
-			}
+			c.probeAll(rounds[i].kind, enough)
 		}
 	}
 	return nil
@@ -127,7 +122,7 @@ func (c *cutting) readDead() error {
 
 // probeAll sends one probe to each end of an open flow that has not confirmed
 // its death; with enough, only where neither end has.
-func (c *cutting) probeAll(kind probeKind, enough bool) error {
+func (c *cutting) probeAll(kind probeKind, enough bool) {
 	for _, m := range c.members.list {
 		if !m.open || (enough && (m.dead[0] || m.dead[1])) {
 			continue
@@ -136,12 +131,9 @@ func (c *cutting) probeAll(kind probeKind, enough bool) error {
 			if m.dead[i] {
 				continue
 			}
-			if err := c.sent(c.probe(kind, m.end(i), i)); err != nil {
-				return err
-			}
+			c.sent(c.probe(kind, m.end(i), i))
 		}
 	}
-	return nil
 }
 
 func (c *cutting) probe(kind probeKind, end conntrack.Tuple, i int) error {
@@ -155,36 +147,32 @@ func (c *cutting) probe(kind probeKind, end conntrack.Tuple, i int) error {
 }
 
 // tellRest sends the ends of flows that are not TCP a port unreachable.
-func (c *cutting) tellRest(list []*member) error {
+func (c *cutting) tellRest(list []*member) {
 	for _, m := range list {
 		if withHandshake(m) {
 			continue
 		}
 		for i := range 2 {
-			if i == 1 && m.reply.IsICMP() {
-				continue // no errors about answers
-			}
-			if err := c.sent(c.prober.Unreachable(m.end(i))); err != nil {
-				return err
+			if end := m.end(i); answerable(end) && !(i == 1 && end.IsICMP()) {
+				c.sent(c.prober.Unreachable(end))
 			}
 		}
 	}
-	return nil
 }
 
-// sent judges the outcome of a send. What concerns one end or one moment is
-// taken down: such an end stays silent, and the next round tries again.
-func (c *cutting) sent(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, unix.EPERM):
-		c.sendError = fmt.Errorf("%w: output rules of this host refuse it", err)
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH),
-		errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENETDOWN), errors.Is(err, unix.EMSGSIZE):
-		c.sendError = err
-	default:
-		return err
+// answerable tells whether what an end sends may be answered by an ICMP error
+// (RFC 1122, 3.2.2): nothing from or to many.
+func answerable(end conntrack.Tuple) bool {
+	single := func(a netip.Addr) bool {
+		return !a.IsMulticast() && !a.IsUnspecified() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	}
-	return nil
+	return single(end.Src) && single(end.Dst)
+}
+
+// sent takes down that something could not be sent. It concerns one end or one
+// moment: such an end stays silent, and the next round tries again.
+func (c *cutting) sent(err error) {
+	if err != nil {
+		c.sendError = err
+	}
 }

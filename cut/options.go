@@ -66,8 +66,9 @@ const (
 
 // Step is what a cut is doing.
 type Step struct {
-	Name  string // in words, such as "tell the ends"
-	Flows int    // matched so far
+	Name   string // in words, such as "tell the ends"
+	Flows  int    // matched so far
+	Raised bool   // the fence is up
 }
 
 // normal returns the options with defaults filled in; None becomes zero.

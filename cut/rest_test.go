@@ -127,7 +127,7 @@ func TestNewDatagramsDuringCut(t *testing.T) {
 	done, raised := make(chan *Receipt), make(chan struct{})
 	begun := sync.OnceFunc(func() { close(raised) })
 	progress := func(s Step) {
-		if s.Name == stepList {
+		if s.Raised {
 			begun()
 		}
 	}

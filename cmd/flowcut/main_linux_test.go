@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -65,11 +67,33 @@ func begin(t *testing.T, net *lab.Topology, args ...string) *cutting {
 	t.Helper()
 	c := &cutting{Cmd: exec.Command(program, append([]string{"cut", "--netns", net.Gateway.Name, "-o", "json"}, args...)...)}
 	c.Stdout, c.Stderr = &c.stdout, &c.stderr
-	c.started = time.Now()
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
+	c.started = birth(t, c.Process.Pid)
 	return c
+}
+
+// birth is when the kernel made a process, up to 10 ms too early. The clock
+// of a test that is itself busy with traffic would count its own delays.
+func birth(t *testing.T, pid int) time.Time {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Fields count from behind the name, which may hold anything; the 22nd of
+	// all is the time since boot in ticks of 10 ms.
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	ticks, err := strconv.ParseInt(fields[22-3], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		t.Fatal(err)
+	}
+	return time.Now().Add(time.Duration(ticks)*10*time.Millisecond - time.Duration(now.Nano()))
 }
 
 // wait returns the exit code, 128 and the signal's number for one killed by it.

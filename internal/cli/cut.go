@@ -98,9 +98,14 @@ func (f *cutFlags) options(s selector.Selector, start time.Time, fd int) cut.Opt
 
 // runCut cuts and prints the receipt, also one of a cut that was interrupted.
 func runCut(cmd *cobra.Command, o cut.Options, format string) error {
+	calm := hurry()
 	p := newProgress(cmd.ErrOrStderr(), o.Start)
-	if p != nil {
-		o.Progress = p.step
+	o.Progress = func(s cut.Step) {
+		if s.Raised {
+			calm()
+			calm = func() {}
+		}
+		p.step(s)
 	}
 	r, err := cut.Run(cmd.Context(), o)
 	p.stop()

@@ -33,6 +33,9 @@ func newProgress(w io.Writer, start time.Time) *progress {
 }
 
 func (p *progress) step(s cut.Step) {
+	if p == nil {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.now = s

@@ -234,3 +234,16 @@ func (h *Host) Firewall() error {
 	}
 	return h.Commit(&b)
 }
+
+// Vanish makes the host deaf and dumb, as one that has lost its power: only
+// its neighbours' ARP is still answered.
+func (h *Host) Vanish() error {
+	var b nft.Batch
+	for _, family := range []nft.Family{nft.IPv4, nft.IPv6} {
+		b.AddTable(&nft.Table{Family: family, Name: "vanished", Chains: []*nft.Chain{
+			{Name: "in", Hook: &nft.Hook{Type: "filter", Num: nft.Prerouting, Priority: priorityRaw}, DropPolicy: true},
+			{Name: "out", Hook: &nft.Hook{Type: "filter", Num: nft.Output, Priority: priorityRaw}, DropPolicy: true},
+		}})
+	}
+	return h.Commit(&b)
+}
