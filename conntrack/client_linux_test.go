@@ -154,8 +154,6 @@ func TestCreateAndDump(t *testing.T) {
 	}
 }
 
-var cmpAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
-
 // mustDelete deletes keys that all have an entry.
 func mustDelete(t testing.TB, c *Client, keys ...Key) {
 	t.Helper()
