@@ -123,6 +123,10 @@ func (n *normalizer) foreignShort(flag *pflag.Flag, letters string) {
 		n.emit("-" + letters[:1])
 		return
 	}
+	if strings.HasPrefix(letters, "test.") {
+		// pflag passes over what looks like a flag of "go test".
+		letters = letters[:1]
+	}
 	n.emit("-" + letters)
 	if flag != nil && len(letters) == 1 {
 		n.foreignValue(flag)

@@ -306,6 +306,7 @@ func TestParseRefuses(t *testing.T) {
 		{"--foo", "unknown flag"},
 		{"--foo=1", "unknown flag"},
 		{"-t 5", "unknown shorthand"},
+		{"-test.v", "unknown shorthand"},
 		{"--", ""},
 	}
 	for _, tt := range tests {

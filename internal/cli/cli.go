@@ -75,13 +75,24 @@ and ends those that are selected: for good, at both ends, and with proof.`,
 var commands = []func(start time.Time) *cobra.Command{
 	newCut,
 	newList,
+	newDemo,
 }
 
 // execute finds the command, puts its words into the form that pflag reads,
 // and runs it.
 func execute(ctx context.Context, root *cobra.Command, args []string) error {
+	root.SetHelpCommand(newHelp(root))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd(args...)
+	if c, _, err := root.Find([]string{"completion"}); err == nil {
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage("write bash, fish, powershell or zsh", "unknown shell %q", args[0])
+			}
+			return cmd.Help()
+		}
+	}
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
 		root.SetArgs(args)
 		return root.ExecuteContext(ctx)
@@ -93,6 +104,22 @@ func execute(ctx context.Context, root *cobra.Command, args []string) error {
 	path := strings.Fields(cmd.CommandPath())[1:]
 	root.SetArgs(append(path, selector.Normalize(cmd.Flags(), rest)...))
 	return root.ExecuteContext(ctx)
+}
+
+// newHelp makes "flowcut help", which knows an unknown command from a known one.
+func newHelp(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [command]",
+		Short: "Show the help of a command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return unknownCommand(root, strings.Join(args, " "))
+			}
+			cmd.InitDefaultHelpFlag()
+			return cmd.Help()
+		},
+	}
 }
 
 // firstWord returns the first word that is no flag.

@@ -143,7 +143,7 @@ func isUsage(err error) bool {
 }
 
 func isUnsupported(err error) bool {
-	return errors.Is(err, conntrack.ErrNotSupported) || errors.Is(err, syscall.EPROTONOSUPPORT) ||
+	return errors.Is(err, conntrack.ErrNotSupported) || errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EPROTONOSUPPORT) ||
 		errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EOPNOTSUPP)
 }
 

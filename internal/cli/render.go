@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"io"
 	"time"
 
@@ -19,14 +18,16 @@ type renderer interface {
 func newRenderer(w io.Writer, format string, now time.Time) renderer {
 	switch format {
 	case "json":
-		return &lines{w: w, append: appendJSON}
+		return &lines{w: w, append: func(b []byte, f *conntrack.Flow) []byte {
+			return f.AppendJSON(b)
+		}}
 	case "conntrack":
-		return &lines{w: w, append: func(b []byte, f *conntrack.Flow) ([]byte, error) {
-			return appendConntrack(b, f, now), nil
+		return &lines{w: w, append: func(b []byte, f *conntrack.Flow) []byte {
+			return appendConntrack(b, f, now)
 		}}
 	}
-	return &table{lines{w: w, append: func(b []byte, f *conntrack.Flow) ([]byte, error) {
-		return appendRow(b, f, now), nil
+	return &table{lines{w: w, append: func(b []byte, f *conntrack.Flow) []byte {
+		return appendRow(b, f, now)
 	}}, false}
 }
 
@@ -34,24 +35,16 @@ func newRenderer(w io.Writer, format string, now time.Time) renderer {
 type lines struct {
 	w      io.Writer
 	buf    []byte
-	append func([]byte, *conntrack.Flow) ([]byte, error)
+	append func([]byte, *conntrack.Flow) []byte
 }
 
-func (l *lines) flow(f *conntrack.Flow) (err error) {
-	if l.buf, err = l.append(l.buf[:0], f); err != nil {
-		return err
-	}
-	_, err = l.w.Write(append(l.buf, '\n'))
+func (l *lines) flow(f *conntrack.Flow) error {
+	l.buf = append(l.append(l.buf[:0], f), '\n')
+	_, err := l.w.Write(l.buf)
 	return err
 }
 
 func (l *lines) end() error { return nil }
-
-// appendJSON appends the flow's object.
-func appendJSON(b []byte, f *conntrack.Flow) ([]byte, error) {
-	j, err := json.Marshal(f)
-	return append(b, j...), err
-}
 
 // table prints lines under a header.
 type table struct {

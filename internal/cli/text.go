@@ -10,16 +10,15 @@ import (
 
 // header and columns of the table. The flow is last: its width is unknown
 // until the last flow has been seen, and by then all the others are printed.
-const header = "PROTO    STATE        PICKED-UP     BYTES     AGE  TIMEOUT  FLOW\n"
+const header = "PROTO    STATE        PICKED-UP       BYTES     AGE  TIMEOUT  FLOW\n"
 
 const (
 	colState   = 9
 	colPicked  = 22
-	colBytes   = 32 // first of 9, to the right
-	endBytes   = 41
-	endAge     = 49
-	endTimeout = 58
-	colFlow    = 60
+	endBytes   = 43 // to the right, as the two behind it
+	endAge     = 51
+	endTimeout = 60
+	colFlow    = 62
 )
 
 // appendRow appends a flow's row of the table.
@@ -91,18 +90,18 @@ func appendBytesOf(b []byte, f *conntrack.Flow) []byte {
 	return appendBytes(b, f.OrigCounters.Bytes+f.ReplyCounters.Bytes)
 }
 
-// appendBytes appends a number of bytes with three or four digits: "12.3 MB".
+// appendBytes appends a number of bytes: "12.3 MiB".
 func appendBytes(b []byte, n uint64) []byte {
-	if n < 1000 {
+	if n < 1024 {
 		return append(strconv.AppendUint(b, n, 10), " B"...)
 	}
 	unit, v := -1, float64(n)
-	for v >= 999.95 && unit < 5 {
-		v /= 1000
+	for v >= 1023.95 && unit < 5 { // 1023.95 prints as 1024.0
+		v /= 1024
 		unit++
 	}
 	b = strconv.AppendFloat(b, v, 'f', 1, 64)
-	return append(b, ' ', "kMGTPE"[unit], 'B')
+	return append(b, ' ', "KMGTPE"[unit], 'i', 'B')
 }
 
 func appendAge(b []byte, f *conntrack.Flow, now time.Time) []byte {
