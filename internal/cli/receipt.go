@@ -94,7 +94,7 @@ func fenceWords(f *cut.FenceReport) []string {
 		w = append(w, "by the flows' tuples, from the list on")
 	}
 	if f.Packets > 0 {
-		w = append(w, fmt.Sprintf("stopped %s (%s)", count(int(f.Packets), "packet"), size(f.Bytes)))
+		w = append(w, fmt.Sprintf("stopped %s (%s)", count(int(f.Packets), "packet"), appendBytes(nil, f.Bytes)))
 	}
 	if f.LeakedPackets > 0 {
 		w = append(w, fmt.Sprintf("%s leaked", count(int(f.LeakedPackets), "packet")))
@@ -119,17 +119,4 @@ func count(n int, noun string) string {
 		noun += "s"
 	}
 	return fmt.Sprintf("%d %s", n, noun)
-}
-
-// size writes a number of bytes.
-func size(n uint64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	v, i := float64(n), 0
-	for v >= 1024 && i < len(units)-1 {
-		v, i = v/1024, i+1
-	}
-	if i == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %s", v, units[i])
 }
