@@ -2,7 +2,7 @@ PREFIX ?= /usr/local
 TOOL := go tool -modfile=tools/go.mod
 
 .NOTPARALLEL:
-.PHONY: build demo test deps lint fmt vet staticcheck errcheck errorlint unit man install uninstall clean
+.PHONY: build demo test deps lint fmt tidy vet staticcheck errcheck errorlint unit man install uninstall clean
 
 build:
 	go build -trimpath -o flowcut ./cmd/flowcut
@@ -15,10 +15,13 @@ test: deps lint unit
 deps:
 	.ci/deps
 
-lint: fmt vet staticcheck errcheck errorlint
+lint: fmt tidy vet staticcheck errcheck errorlint
 
 fmt:
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
+
+tidy:
+	go mod tidy -diff
 
 vet:
 	go vet ./...
