@@ -117,3 +117,40 @@ func BenchmarkAgainstConntrack(b *testing.B) {
 	b.ReportMetric(theirs.Seconds()/float64(b.N), "conntrack-s")
 	b.ReportMetric(ours.Seconds()/theirs.Seconds(), "ours/conntrack")
 }
+
+// BenchmarkDelete deletes a tenth of the table, exactly, as a cut does. Each
+// round finds the entries by a dump of their server and makes them again.
+func BenchmarkDelete(b *testing.B) {
+	n := benchSize(b)
+	c := dialFull(b, n)
+	x := Filter{Reply: Tuple{Src: netip.AddrFrom4([4]byte{192, 168, 1, 100})}, ReplyFields: FieldSrc}
+	var dump, del time.Duration
+	for b.Loop() {
+		begin := time.Now()
+		var keys []Key
+		for f, err := range c.Dump(context.Background(), x) {
+			if err != nil {
+				b.Fatal(err)
+			}
+			keys = append(keys, f.Key())
+		}
+		dump += time.Since(begin)
+		begin = time.Now()
+		deleted, err := c.Delete(context.Background(), keys, nil)
+		if err != nil || deleted != n/10 {
+			b.Fatalf("deleted %d of %d: %v", deleted, n/10, err)
+		}
+		del += time.Since(begin)
+		if _, err := c.CreateAll(context.Background(), func(yield func(*Flow) bool) {
+			for f := range manyFlows(n) {
+				if f.Reply.Src == x.Reply.Src && !yield(f) {
+					return
+				}
+			}
+		}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(dump.Seconds()/float64(b.N), "dump-s")
+	b.ReportMetric(del.Seconds()/float64(b.N), "delete-s")
+}

@@ -119,27 +119,19 @@ const (
 // family returns the family that all of x's matches have, if there is one: the
 // kernel compares tuples only together with a family.
 func (x *Filter) family() Family {
-	if x.Family != FamilyBoth {
-		return x.Family
-	}
+	f := x.Family
 	for _, a := range [...]struct {
-		fs, f TupleFields
-		a     *Tuple
-	}{{x.OrigFields, FieldSrc, &x.Orig}, {x.ReplyFields, FieldSrc, &x.Reply}} {
-		if a.fs&a.f != 0 {
-			return a.a.Family()
+		fields, field TupleFields
+		addr          netip.Addr
+	}{
+		{x.OrigFields, FieldSrc, x.Orig.Src}, {x.OrigFields, FieldDst, x.Orig.Dst},
+		{x.ReplyFields, FieldSrc, x.Reply.Src}, {x.ReplyFields, FieldDst, x.Reply.Dst},
+	} {
+		if f == FamilyBoth && a.fields&a.field != 0 {
+			f = Tuple{Src: a.addr}.Family()
 		}
 	}
-	dst := func(fs TupleFields, t *Tuple) Family {
-		if fs&FieldDst == 0 {
-			return FamilyBoth
-		}
-		return Tuple{Src: t.Dst}.Family()
-	}
-	if f := dst(x.OrigFields, &x.Orig); f != FamilyBoth {
-		return f
-	}
-	return dst(x.ReplyFields, &x.Reply)
+	return f
 }
 
 // append appends the attributes that make the kernel narrow a dump to
@@ -175,30 +167,26 @@ func (x *Filter) append(b []byte, f Family, sup Support) []byte {
 // trusted returns those of fs that the kernel compares rightly in flows of
 // family f. It compares ports of TCP and UDP alone.
 func (fs TupleFields) trusted(t *Tuple, f Family, sup Support) TupleFields {
-	ports := fs&FieldProto != 0 && (t.Proto == ProtoTCP || t.Proto == ProtoUDP)
-	if !ports {
+	if fs&FieldProto == 0 || t.Proto != ProtoTCP && t.Proto != ProtoUDP {
 		fs &^= fieldPorts
 	}
-	fs &^= fieldICMP
-	switch {
-	case f == FamilyIPv4 && sup.TupleIPv4:
-		if !t.Src.Is4() {
-			fs &^= FieldSrc
-		}
-		if !t.Dst.Is4() {
-			fs &^= FieldDst
-		}
-		return fs
-	case f == FamilyIPv6 && sup.PortsIPv6:
-		if !sup.AddrIPv6 || !t.Src.Is6() {
-			fs &^= FieldSrc
-		}
-		if !sup.AddrIPv6 || !t.Dst.Is6() {
-			fs &^= FieldDst
-		}
-		return fs
+	addr, rest := false, false
+	switch f {
+	case FamilyIPv4:
+		addr, rest = sup.TupleIPv4, sup.TupleIPv4
+	case FamilyIPv6:
+		addr, rest = sup.AddrIPv6, sup.PortsIPv6
 	}
-	return 0
+	if !addr || (Tuple{Src: t.Src}).Family() != f {
+		fs &^= FieldSrc
+	}
+	if !addr || (Tuple{Src: t.Dst}).Family() != f {
+		fs &^= FieldDst
+	}
+	if !rest {
+		fs &^= FieldProto | fieldPorts
+	}
+	return fs &^ fieldICMP
 }
 
 // appendTupleFilter appends the fields fs of t as the nest typ.

@@ -213,37 +213,42 @@ func keySet(flows []*Flow) map[Key]bool {
 // ignores a field, or inverts it, is found out. The faults are played by
 // asking for something else than the probe's filter.
 func TestProbeSeesFaults(t *testing.T) {
-	fields := FieldSrc | FieldDst | FieldProto | FieldDstPort
+	full := func() *probe { return newProbe(probeTupleIPv4).addAddrs().addPorts().addMarkStatus() }
+	zone := func() *probe { return newProbe(probeTupleIPv4).addZone() }
 	faults := map[string]struct {
+		probe *probe
 		spoil func(*Filter)
 		want  kind // that the answer must show, beyond the target
 	}{
-		"none":           {func(*Filter) {}, 0},
-		"ignores tuples": {func(x *Filter) { x.OrigFields, x.ReplyFields = 0, 0 }, kindTuple},
-		"ignores source": {func(x *Filter) { x.OrigFields = fields &^ FieldSrc }, kindTuple},
-		"ignores dst":    {func(x *Filter) { x.OrigFields = fields &^ FieldDst }, kindTuple},
-		"ignores port":   {func(x *Filter) { x.OrigFields = fields &^ FieldDstPort }, kindTuple},
-		"ignores reply":  {func(x *Filter) { x.ReplyFields = FieldProto }, kindTuple},
-		"ignores mark":   {func(x *Filter) { x.MarkMask = 0 }, kindMark},
-		"ignores masks":  {func(x *Filter) { x.MarkMask, x.Mark = 0x10, 0x10 }, kindMark},
-		"ignores status": {func(x *Filter) { x.StatusMask = 0 }, kindStatus},
-		"ignores unset":  {func(x *Filter) { x.StatusMask = StatusAssured }, kindStatus},
-		"ignores zone":   {func(x *Filter) { x.ByZone = false }, kindZone},
+		"none":                {full(), func(*Filter) {}, 0},
+		"none with zone":      {zone(), func(*Filter) {}, 0},
+		"ignores tuples":      {full(), func(x *Filter) { x.OrigFields, x.ReplyFields = 0, 0 }, kindTuple},
+		"ignores source":      {full(), func(x *Filter) { x.OrigFields &^= FieldSrc }, kindTuple},
+		"ignores destination": {full(), func(x *Filter) { x.OrigFields &^= FieldDst }, kindTuple},
+		"ignores source port": {full(), func(x *Filter) { x.OrigFields &^= FieldSrcPort }, kindTuple},
+		"ignores port":        {full(), func(x *Filter) { x.OrigFields &^= FieldDstPort }, kindTuple},
+		"ignores ports":       {full(), func(x *Filter) { x.OrigFields &^= fieldPorts }, kindTuple},
+		"ignores protocol": {full(), func(x *Filter) {
+			x.OrigFields, x.ReplyFields = FieldSrc|FieldDst, FieldSrc|FieldDst
+		}, kindTuple},
+		"ignores reply source":      {full(), func(x *Filter) { x.ReplyFields &^= FieldSrc }, kindTuple},
+		"ignores reply destination": {full(), func(x *Filter) { x.ReplyFields &^= FieldDst }, kindTuple},
+		"ignores reply source port": {full(), func(x *Filter) { x.ReplyFields &^= FieldSrcPort }, kindTuple},
+		"ignores reply port":        {full(), func(x *Filter) { x.ReplyFields &^= FieldDstPort }, kindTuple},
+		"ignores mark":              {full(), func(x *Filter) { x.MarkMask = 0 }, kindMark},
+		"ignores mark's mask":       {full(), func(x *Filter) { x.MarkMask, x.Mark = 0x10, 0x10 }, kindMark},
+		"ignores status":            {full(), func(x *Filter) { x.StatusMask = 0 }, kindStatus},
+		"ignores unset status":      {full(), func(x *Filter) { x.StatusMask = StatusAssured }, kindStatus},
+		"ignores zone":              {zone(), func(x *Filter) { x.ByZone = false }, kindZone},
 	}
 	for name, tt := range faults {
-		s, err := dialScratch()
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := origProbe(probeTupleIPv4).addMarkStatusZone().distinguishOrig()
-		tt.spoil(&p.filter)
-		got, err := p.run(s)
+		tt.spoil(&tt.probe.filter)
+		got, err := tt.probe.inScratch()
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got != kindTarget|tt.want {
 			t.Errorf("%s: kinds %b, want %b", name, got, kindTarget|tt.want)
 		}
-		_ = s.close()
 	}
 }

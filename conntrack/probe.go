@@ -22,112 +22,78 @@ const (
 )
 
 // probe is a filter and the flows it is tried on. A dump walks through the
-// whole hash table, which all namespaces share: so few probes, each of many
-// fields.
+// hash table, which all namespaces share: so one dump tries many fields.
+//
+// Each flow has a zone of its own, the target zone 1: so their tuples may be
+// equal, and the answer tells which flow it is.
 type probe struct {
 	filter Filter
-	flows  []probeFlow
+	kinds  []kind
+	flows  []*Flow
 }
 
-type probeFlow struct {
-	kind kind
-	flow Flow
-}
-
-// newProbe begins a probe for a flow with the tuples orig and reply.
-func newProbe(orig Tuple, of TupleFields, reply Tuple, rf TupleFields) *probe {
-	p := &probe{filter: Filter{
-		Family: orig.Family(), Orig: orig, OrigFields: of, Reply: reply, ReplyFields: rf,
-	}}
+// newProbe begins a probe for a flow with the original tuple t and an
+// untranslated reply.
+func newProbe(t Tuple) *probe {
+	p := &probe{filter: Filter{Family: t.Family(), Orig: t, Reply: t.Invert()}}
 	p.add(kindTarget, func(*Flow) {})
 	return p
 }
 
 // add adds the target as change makes it.
 func (p *probe) add(k kind, change func(*Flow)) {
-	f := Flow{
+	f := &Flow{
 		Has:  AttrReply | AttrStatus | AttrMark | AttrZone,
 		Orig: p.filter.Orig, Reply: p.filter.Reply, Timeout: time.Minute,
 		Status: StatusSeenReply | StatusAssured | StatusConfirmed,
-		Mark:   0x111, Zone: 7,
+		Mark:   0x111, Zone: Zone(len(p.flows) + 1),
 	}
-	change(&f)
-	p.flows = append(p.flows, probeFlow{k, f})
+	change(f)
+	p.kinds, p.flows = append(p.kinds, k), append(p.flows, f)
 }
 
-// distinguish gives every flow another tuple by a field that the filter does
-// not compare; f is called with the number of the flow.
-func (p *probe) distinguish(f func(f *Flow, n uint16)) {
-	for i := range p.flows {
-		f(&p.flows[i].flow, uint16(i))
-	}
-}
-
-// otherAddr returns an address of the family of a that is not a.
-func otherAddr(a netip.Addr) netip.Addr { return a.Next().Next().Next() }
-
-func setProto(f *Flow) { f.Orig.Proto, f.Reply.Proto = ProtoUDP, ProtoUDP }
-
-// origProbe tries all of the original tuple but the source port, and one port
-// of the reply.
-func origProbe(t Tuple) *probe {
-	p := newProbe(t, FieldSrc|FieldDst|FieldProto|FieldDstPort, t.Invert(), FieldProto|FieldSrcPort)
+// addAddrs makes p compare all addresses.
+func (p *probe) addAddrs() *probe {
+	p.filter.OrigFields |= FieldSrc | FieldDst
+	p.filter.ReplyFields |= FieldSrc | FieldDst
 	p.add(kindTuple, func(f *Flow) { f.Orig.Src = otherAddr(f.Orig.Src) })
 	p.add(kindTuple, func(f *Flow) { f.Orig.Dst = otherAddr(f.Orig.Dst) })
-	p.add(kindTuple, func(f *Flow) { f.Orig.DstPort++ })
-	p.add(kindTuple, func(f *Flow) { f.Reply.SrcPort++ })
-	p.add(kindTuple, setProto)
-	return p
-}
-
-// distinguishOrig makes the flows of an origProbe distinct.
-func (p *probe) distinguishOrig() *probe {
-	p.distinguish(func(f *Flow, n uint16) { f.Orig.SrcPort, f.Reply.DstPort = 4000+n, 4000+n })
-	return p
-}
-
-// replyProbe tries all of the reply tuple but the source port, and one port of
-// the original.
-func replyProbe(t Tuple) *probe {
-	p := newProbe(t, FieldProto|FieldSrcPort, t.Invert(), FieldSrc|FieldDst|FieldProto|FieldDstPort)
 	p.add(kindTuple, func(f *Flow) { f.Reply.Src = otherAddr(f.Reply.Src) })
 	p.add(kindTuple, func(f *Flow) { f.Reply.Dst = otherAddr(f.Reply.Dst) })
-	p.add(kindTuple, func(f *Flow) { f.Reply.DstPort++ })
-	p.add(kindTuple, func(f *Flow) { f.Orig.SrcPort++ })
-	p.add(kindTuple, setProto)
-	p.distinguish(func(f *Flow, n uint16) { f.Orig.DstPort, f.Reply.SrcPort = 6000+n, 6000+n })
 	return p
 }
 
-// portsProbe tries the protocol and all ports, but no address.
-func portsProbe(t Tuple) *probe {
-	const fields = FieldProto | FieldSrcPort | FieldDstPort
-	p := newProbe(t, fields, t.Invert(), fields)
+// otherAddr returns an address of the family of a that the target does not have.
+func otherAddr(a netip.Addr) netip.Addr { return a.Next().Next() }
+
+// addPorts makes p compare the protocol and all ports.
+func (p *probe) addPorts() *probe {
+	p.filter.OrigFields |= FieldProto | FieldSrcPort | FieldDstPort
+	p.filter.ReplyFields |= FieldProto | FieldSrcPort | FieldDstPort
 	p.add(kindTuple, func(f *Flow) { f.Orig.SrcPort++ })
 	p.add(kindTuple, func(f *Flow) { f.Orig.DstPort++ })
 	p.add(kindTuple, func(f *Flow) { f.Reply.SrcPort++ })
 	p.add(kindTuple, func(f *Flow) { f.Reply.DstPort++ })
-	p.add(kindTuple, setProto)
-	p.distinguish(func(f *Flow, n uint16) {
-		for range n {
-			f.Orig.Src = f.Orig.Src.Next()
-		}
-		f.Reply.Dst = f.Orig.Src
-	})
+	p.add(kindTuple, func(f *Flow) { f.Orig.Proto, f.Reply.Proto = ProtoUDP, ProtoUDP })
 	return p
 }
 
-// addMarkStatusZone makes p compare these too.
-func (p *probe) addMarkStatusZone() *probe {
+// addMarkStatus makes p compare mark and status, with their masks.
+func (p *probe) addMarkStatus() *probe {
 	p.filter.Mark, p.filter.MarkMask = 0x11, 0xff
 	p.filter.Status, p.filter.StatusMask = StatusAssured, StatusAssured|StatusFixedTimeout
-	p.filter.Zone, p.filter.ByZone = 7, true
 	p.add(kindMark, func(f *Flow) { f.Mark = 0x112 })
 	p.add(kindMark, func(f *Flow) { f.Mark = 0 })
 	p.add(kindStatus, func(f *Flow) { f.Status &^= StatusAssured })
 	p.add(kindStatus, func(f *Flow) { f.Status |= StatusFixedTimeout })
+	return p
+}
+
+// addZone makes p compare the zone.
+func (p *probe) addZone() *probe {
+	p.filter.Zone, p.filter.ByZone = 1, true
+	p.add(kindZone, func(*Flow) {})
 	p.add(kindZone, func(f *Flow) { f.Zone = 0 })
-	p.add(kindZone, func(f *Flow) { f.Zone = 8 })
 	return p
 }
 
@@ -135,16 +101,14 @@ func (p *probe) addMarkStatusZone() *probe {
 // that the kernel sends. A refusal of the kernel is no kind at all.
 func (p *probe) run(s *conn) (kind, error) {
 	ctx := context.Background()
-	if err := s.makeAll(ctx, p.flows); err != nil {
+	if _, err := s.createAll(ctx, slices.Values(p.flows)); err != nil {
 		return 0, err
 	}
-	all := Support{TupleIPv4: true, PortsIPv6: true, AddrIPv6: true, Mark: true, Status: true, Zone: true}
 	var got kind
-	err := s.dump(ctx, &p.filter, all, func(f *Flow) bool {
-		for _, pf := range p.flows {
-			if pf.flow.Orig == f.Orig && pf.flow.Key().Zone == f.Key().Zone {
-				got |= pf.kind
-			}
+	err := s.dump(ctx, &p.filter, trustAll, func(f *Flow) bool {
+		i := slices.IndexFunc(p.flows, func(o *Flow) bool { return o.Zone == f.Zone })
+		if i >= 0 {
+			got |= p.kinds[i]
 		}
 		return false
 	})
@@ -154,16 +118,14 @@ func (p *probe) run(s *conn) (kind, error) {
 	return got, err
 }
 
-// makeAll makes the flows of a probe.
-func (s *conn) makeAll(ctx context.Context, flows []probeFlow) error {
-	_, err := s.createAll(ctx, func(yield func(*Flow) bool) {
-		for i := range flows {
-			if !yield(&flows[i].flow) {
-				return
-			}
-		}
-	})
-	return err
+// inScratch runs p in a network namespace of its own.
+func (p *probe) inScratch() (kind, error) {
+	s, err := dialScratch()
+	if err != nil {
+		return 0, err
+	}
+	got, err := p.run(s)
+	return got, errors.Join(err, s.close())
 }
 
 // The flows that probes ask for.
@@ -179,66 +141,56 @@ var (
 	}
 )
 
-// probeIPv4 probes all that IPv4 flows can show.
+// probeIPv4 probes IPv4 tuples, mark and status.
 func probeIPv4() (Support, error) {
-	s, err := dialScratch()
-	if err != nil {
-		return Support{}, err
-	}
-	orig, err := origProbe(probeTupleIPv4).addMarkStatusZone().distinguishOrig().run(s)
-	reply, err2 := replyProbe(probeTupleIPv4).run(s)
-	if err := errors.Join(err, err2, s.close()); err != nil || orig&kindTarget == 0 {
+	got, err := newProbe(probeTupleIPv4).addAddrs().addPorts().addMarkStatus().inScratch()
+	if err != nil || got&kindTarget == 0 {
 		return Support{}, err
 	}
 	return Support{
-		TupleIPv4: orig&kindTuple == 0 && reply == kindTarget,
-		Mark:      orig&kindMark == 0,
-		Status:    orig&kindStatus == 0,
-		Zone:      orig&kindZone == 0,
+		TupleIPv4: got&kindTuple == 0,
+		Mark:      got&kindMark == 0,
+		Status:    got&kindStatus == 0,
 	}, nil
 }
 
-// probeIPv6 probes the tuples of IPv6 flows.
-func probeIPv6() (Support, error) {
-	s, err := dialScratch()
-	if err != nil {
-		return Support{}, err
-	}
-	ports, err := portsProbe(probeTupleIPv6).run(s)
-	orig, err2 := origProbe(probeTupleIPv6).distinguishOrig().run(s)
-	addr := orig == kindTarget
-	var err3 error
-	if addr {
-		var reply kind
-		reply, err3 = replyProbe(probeTupleIPv6).run(s)
-		addr = reply == kindTarget
-	}
-	if err := errors.Join(err, err2, err3, s.close()); err != nil {
-		return Support{}, err
-	}
-	return Support{PortsIPv6: ports == kindTarget, AddrIPv6: addr && ports == kindTarget}, nil
+// probeAddrIPv6 probes the addresses of IPv6 tuples.
+func probeAddrIPv6() (Support, error) {
+	got, err := newProbe(probeTupleIPv6).addAddrs().inScratch()
+	return Support{AddrIPv6: got == kindTarget}, err
+}
+
+// probePortsIPv6 probes the rest of IPv6 tuples.
+func probePortsIPv6() (Support, error) {
+	got, err := newProbe(probeTupleIPv6).addPorts().inScratch()
+	return Support{PortsIPv6: got == kindTarget}, err
+}
+
+// probeZone probes the zone.
+func probeZone() (Support, error) {
+	got, err := newProbe(probeTupleIPv4).addZone().inScratch()
+	return Support{Zone: got == kindTarget}, err
 }
 
 // probeFlush tells whether a flush of one family spares the other.
-func probeFlush() (bool, error) {
+func probeFlush() (spares bool, err error) {
 	s, err := dialScratch()
 	if err != nil {
 		return false, err
 	}
+	defer func() { err = errors.Join(err, s.close()) }()
 	ctx := context.Background()
-	flows := slices.Concat(newProbe(probeTupleIPv4, 0, probeTupleIPv4.Invert(), 0).flows,
-		newProbe(probeTupleIPv6, 0, probeTupleIPv6.Invert(), 0).flows)
-	err = s.makeAll(ctx, flows)
-	if err == nil {
-		err = s.flush(ctx, FamilyIPv4)
+	four, six := newProbe(probeTupleIPv4), newProbe(probeTupleIPv6)
+	if _, err := s.createAll(ctx, slices.Values(slices.Concat(four.flows, six.flows))); err != nil {
+		return false, err
+	}
+	if err := s.flush(ctx, FamilyIPv4); err != nil {
+		return false, err
 	}
 	var left []Tuple
-	if err == nil {
-		err = s.dump(ctx, &Filter{}, Support{}, func(f *Flow) bool {
-			left = append(left, f.Orig)
-			return false
-		})
-	}
-	ok := slices.Equal(left, []Tuple{probeTupleIPv6})
-	return ok, errors.Join(err, s.close())
+	err = s.dump(ctx, &Filter{}, Support{}, func(f *Flow) bool {
+		left = append(left, f.Orig)
+		return false
+	})
+	return slices.Equal(left, []Tuple{probeTupleIPv6}), err
 }

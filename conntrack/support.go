@@ -17,44 +17,70 @@ type Support struct {
 	Zone      bool // from 6.8, for other zones than the default one
 }
 
-// The kernel does not change while the process runs, so each probe is made at
-// most once, by whoever needs it first.
-var (
-	probeIPv4Once  = sync.OnceValues(probeIPv4)
-	probeIPv6Once  = sync.OnceValues(probeIPv6)
-	probeFlushOnce = sync.OnceValues(probeFlush)
-)
-
-// ProbeFilter tries the kernel's filters on a few flows in a scratch network
-// namespace and tells which can be trusted. It does so once per process and
-// remembers; [Client.Dump] probes by itself what it has a use for.
-//
-// Needs CAP_SYS_ADMIN for the namespace; the error without it is the kernel's
-// own, and nothing is trusted then.
-func ProbeFilter() (Support, error) {
-	s, err := probeIPv4Once()
-	if err != nil {
-		return Support{}, fmt.Errorf("conntrack: probe the kernel's filter: %w", err)
-	}
-	six, err := probeIPv6Once()
-	if err != nil {
-		return Support{}, fmt.Errorf("conntrack: probe the kernel's filter: %w", err)
-	}
-	s.PortsIPv6, s.AddrIPv6 = six.PortsIPv6, six.AddrIPv6
-	return s, nil
+// trustAll is the support that probes pretend.
+var trustAll = Support{
+	TupleIPv4: true, PortsIPv6: true, AddrIPv6: true, Mark: true, Status: true, Zone: true,
 }
 
-// support returns what may be sent of x, probing as little as that takes. A
+// or returns what either has.
+func (s Support) or(o Support) Support {
+	return Support{
+		TupleIPv4: s.TupleIPv4 || o.TupleIPv4,
+		PortsIPv6: s.PortsIPv6 || o.PortsIPv6,
+		AddrIPv6:  s.AddrIPv6 || o.AddrIPv6,
+		Mark:      s.Mark || o.Mark,
+		Status:    s.Status || o.Status,
+		Zone:      s.Zone || o.Zone,
+	}
+}
+
+// filterProbes are the probes of the kernel's filters, each with what it can
+// show. The kernel does not change while the process runs, so each is made at
+// most once, by whoever needs it first.
+var filterProbes = [...]struct {
+	shows Support
+	once  func() (Support, error)
+}{
+	{Support{TupleIPv4: true, Mark: true, Status: true}, sync.OnceValues(probeIPv4)},
+	{Support{PortsIPv6: true}, sync.OnceValues(probePortsIPv6)},
+	{Support{AddrIPv6: true}, sync.OnceValues(probeAddrIPv6)},
+	{Support{Zone: true}, sync.OnceValues(probeZone)},
+}
+
+// probeFlushOnce is probeFlush, made at most once.
+var probeFlushOnce = sync.OnceValues(probeFlush)
+
+// ProbeFilter tries the kernel's filters on a few flows in scratch network
+// namespaces and tells which can be trusted. It does so once per process and
+// remembers; [Client.Dump] probes by itself what it has a use for.
+//
+// A probe takes a few milliseconds, more where the tables of the machine are
+// full: the kernel keeps all in one.
+// Needs CAP_SYS_ADMIN for the namespaces; the error without it is the kernel's
+// own, and nothing is trusted then.
+func ProbeFilter() (Support, error) {
+	var all Support
+	for _, p := range filterProbes {
+		s, err := p.once()
+		if err != nil {
+			return Support{}, fmt.Errorf("conntrack: probe the kernel's filter: %w", err)
+		}
+		all = all.or(s)
+	}
+	return all, nil
+}
+
+// support returns what may be sent of x, probing no more than that takes. A
 // failed probe costs speed alone.
 func (x *Filter) support() Support {
-	var sup Support
-	four := Support{TupleIPv4: true, Mark: true, Status: true, Zone: true}
-	if len(x.append(nil, x.family(), four)) > 0 {
-		sup, _ = probeIPv4Once()
+	var all Support
+	for _, p := range filterProbes {
+		if len(x.append(nil, x.family(), p.shows)) == 0 {
+			continue
+		}
+		if s, err := p.once(); err == nil {
+			all = all.or(s)
+		}
 	}
-	if len(x.append(nil, x.family(), Support{PortsIPv6: true, AddrIPv6: true})) > 0 {
-		six, _ := probeIPv6Once()
-		sup.PortsIPv6, sup.AddrIPv6 = six.PortsIPv6, six.AddrIPv6
-	}
-	return sup
+	return all
 }
