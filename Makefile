@@ -5,7 +5,7 @@ TOOL := go tool -modfile=tools/go.mod
 .PHONY: build demo test deps lint fmt tidy vet staticcheck errcheck errorlint unit man install uninstall clean
 
 build:
-	go build -trimpath -o flowcut ./cmd/flowcut
+	CGO_ENABLED=0 go build -trimpath -o flowcut ./cmd/flowcut
 
 demo: build
 	./flowcut demo

@@ -57,8 +57,9 @@ changed.`,
 		if err := needNarrow(s, f.all); err != nil {
 			return err
 		}
-		return ns.with(func(fd int) error {
-			o := f.options(s, start, fd)
+		// All sockets are opened by one thread, without a wait for another.
+		return ns.inside(func() error {
+			o := f.options(s, start)
 			if f.dryRun {
 				return dryRun(cmd.Context(), cmd.OutOrStdout(), o, out.format)
 			}
@@ -82,7 +83,7 @@ func (f *cutFlags) register(cmd *cobra.Command) {
 	complete(cmd, "hold", "quiet")
 }
 
-func (f *cutFlags) options(s selector.Selector, start time.Time, fd int) cut.Options {
+func (f *cutFlags) options(s selector.Selector, start time.Time) cut.Options {
 	none := func(d time.Duration) time.Duration {
 		if d == 0 {
 			return cut.None
@@ -90,7 +91,7 @@ func (f *cutFlags) options(s selector.Selector, start time.Time, fd int) cut.Opt
 		return d
 	}
 	return cut.Options{
-		Selector: s, NetNS: fd, Start: start,
+		Selector: s, Start: start,
 		Settle: none(f.settle.value), Hold: none(f.hold.value), Timeout: none(f.timeout.value),
 		Silent: f.silent, NoKick: f.noKick, AcceptSilent: f.acceptSilent, Flows: f.flows,
 	}

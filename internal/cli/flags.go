@@ -91,17 +91,35 @@ func (n *namespace) Set(v string) error {
 
 // with calls f with the descriptor of the namespace, 0 for the one we are in.
 func (n *namespace) with(f func(fd int) error) error {
-	if n.which == "" {
+	ns, err := n.open()
+	switch {
+	case err != nil:
+		return err
+	case ns == nil:
 		return f(0)
 	}
-	ns, err := netns.Open(n.which)
-	if errors.Is(err, os.ErrPermission) {
+	return errors.Join(f(ns.Fd()), ns.Close())
+}
+
+// inside calls f in the namespace, on a thread that is there.
+func (n *namespace) inside(f func() error) error {
+	ns, err := n.open()
+	if err != nil {
 		return err
 	}
-	if err != nil {
-		return usage("name one that \"ip netns\" lists, or give a path or a process ID", "--netns %s: %v", n.which, cause(err))
+	return errors.Join(ns.Do(f), ns.Close())
+}
+
+// open returns nil for the namespace that we are in.
+func (n *namespace) open() (*netns.NS, error) {
+	if n.which == "" {
+		return nil, nil
 	}
-	return errors.Join(f(ns.Fd()), ns.Close())
+	ns, err := netns.Open(n.which)
+	if err != nil && !errors.Is(err, os.ErrPermission) {
+		err = usage("name one that \"ip netns\" lists, or give a path or a process ID", "--netns %s: %v", n.which, cause(err))
+	}
+	return ns, err
 }
 
 // cause returns an error without what a path error says around it.
