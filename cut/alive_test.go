@@ -131,7 +131,7 @@ func TestCutSpeakers(t *testing.T) {
 // Two cuts of the same flows at once do not hinder each other.
 func TestTwoCuts(t *testing.T) {
 	net := dmz(t, lab.Config{})
-	before := ruleset(t, net)
+	before := labtest.Ruleset(t, net.Gateway.Host)
 	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, false), Count: 200})
 	busy := loaded(t, net.Clients[0].Host, lab.Streams{Kind: lab.Download, To: at(net, port, false), Count: 4})
 	var receipts [2]*Receipt
@@ -151,7 +151,7 @@ func TestTwoCuts(t *testing.T) {
 	}
 	wantReset(t, both(idle, busy))
 	wantSilence(t, both(idle, busy), exit, time.Second)
-	if after := ruleset(t, net); after != before {
+	if after := labtest.Ruleset(t, net.Gateway.Host); after != before {
 		t.Errorf("ruleset before:\n%s\nafter:\n%s", before, after)
 	}
 }
@@ -162,7 +162,7 @@ func TestReloadDuringCut(t *testing.T) {
 	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, false), Count: 200})
 	busy := loaded(t, net.Clients[0].Host, lab.Streams{Kind: lab.Download, To: at(net, port, false), Count: 4})
 	off(t, net)
-	rules := ruleset(t, net)
+	rules := labtest.Ruleset(t, net.Gateway.Host)
 	stop, reloads := make(chan struct{}), 0
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -195,7 +195,7 @@ func TestReloadDuringCut(t *testing.T) {
 	wantReset(t, both(idle, busy))
 	wantSilence(t, both(idle, busy), exit, time.Second)
 	wantNoEntries(t, net)
-	if after := ruleset(t, net); after != rules {
+	if after := labtest.Ruleset(t, net.Gateway.Host); after != rules {
 		t.Errorf("ruleset before:\n%s\nafter:\n%s", rules, after)
 	}
 }
@@ -204,7 +204,7 @@ func TestReloadDuringCut(t *testing.T) {
 func TestNoMatch(t *testing.T) {
 	net := dmz(t, lab.Config{})
 	b := stand(t, net)
-	before := ruleset(t, net)
+	before := labtest.Ruleset(t, net.Gateway.Host)
 	r := runCut(t, net, Options{Selector: parse(t, "--orig-src", "192.0.2.77")})
 	wantProven(t, r)
 	if r.Flows != (FlowCounts{}) {
@@ -213,7 +213,7 @@ func TestNoMatch(t *testing.T) {
 	if elapsed := time.Duration(r.ElapsedMS); elapsed > 500*time.Millisecond {
 		t.Errorf("took %v", elapsed)
 	}
-	if after := ruleset(t, net); after != before {
+	if after := labtest.Ruleset(t, net.Gateway.Host); after != before {
 		t.Errorf("ruleset before:\n%s\nafter:\n%s", before, after)
 	}
 	b.want(t)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"testing"
 	"time"
@@ -165,20 +164,6 @@ func wantNoEntries(t testing.TB, net *lab.Topology) {
 	}
 }
 
-// ruleset is what nft(8) lists on the gateway.
-func ruleset(t testing.TB, net *lab.Topology) string {
-	t.Helper()
-	var out []byte
-	err := net.Gateway.NS.Do(func() (err error) {
-		out, err = exec.Command("nft", "list", "ruleset").CombinedOutput()
-		return err
-	})
-	if err != nil {
-		t.Fatalf("nft list ruleset: %v\n%s", err, out)
-	}
-	return string(out)
-}
-
 // loaded dials streams and waits until they carry load.
 func loaded(t testing.TB, h *lab.Host, s lab.Streams) lab.Ends {
 	t.Helper()
@@ -217,7 +202,7 @@ func TestCutStreams(t *testing.T) {
 			idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, c.v6), Count: c.idle})
 			busy := loaded(t, net.Clients[0].Host, lab.Streams{Kind: c.kind, To: at(net, port, c.v6), Count: 4})
 			off(t, net)
-			before := ruleset(t, net)
+			before := labtest.Ruleset(t, net.Gateway.Host)
 			r := runCut(t, net, Options{Selector: toServer(t, net)})
 			exit := time.Now()
 			wantProven(t, r)
@@ -228,7 +213,7 @@ func TestCutStreams(t *testing.T) {
 			wantReset(t, ends)
 			wantSilence(t, ends, exit, time.Second)
 			wantNoEntries(t, net)
-			if after := ruleset(t, net); after != before {
+			if after := labtest.Ruleset(t, net.Gateway.Host); after != before {
 				t.Errorf("ruleset before:\n%s\nafter:\n%s", before, after)
 			}
 		})

@@ -121,20 +121,6 @@ func (c *cutting) receipt(t *testing.T) *cut.Receipt {
 	return r
 }
 
-// ruleset is what nft(8) lists on the gateway.
-func ruleset(t *testing.T, net *lab.Topology) string {
-	t.Helper()
-	var out []byte
-	err := net.Gateway.NS.Do(func() (err error) {
-		out, err = exec.Command("nft", "list", "ruleset").CombinedOutput()
-		return err
-	})
-	if err != nil {
-		t.Fatalf("nft list ruleset: %v\n%s", err, out)
-	}
-	return string(out)
-}
-
 // The whole promise, by the ends' own clocks: a DMZ that was turned off is
 // silent within 100 ms of the program's start, for good, and all are told.
 func TestDMZOff(t *testing.T) {
@@ -147,7 +133,7 @@ func TestDMZOff(t *testing.T) {
 	if err := net.Gateway.Unforward(port); err != nil {
 		t.Fatal(err)
 	}
-	before := ruleset(t, net)
+	before := labtest.Ruleset(t, net.Gateway.Host)
 	c := begin(t, net, "-g", "-r", net.Servers[0].Addr4.String())
 	if code := c.wait(t); code != 0 {
 		t.Fatalf("exit code %d\n%s%s", code, &c.stdout, &c.stderr)
@@ -171,7 +157,7 @@ func TestDMZOff(t *testing.T) {
 	if last > 100*time.Millisecond {
 		t.Errorf("last byte %v after the start of the process, want under 100ms", last)
 	}
-	if after := ruleset(t, net); after != before {
+	if after := labtest.Ruleset(t, net.Gateway.Host); after != before {
 		t.Errorf("ruleset before:\n%s\nafter:\n%s", before, after)
 	}
 	t.Logf("last byte %v after the start, fence up after %v by the receipt, exit after %v", last, r.Fence.RaisedAfterMS, exit.Sub(c.started))
@@ -181,7 +167,7 @@ func TestDMZOff(t *testing.T) {
 func TestKilled(t *testing.T) {
 	const kills = 25
 	net, to := gateway(t)
-	before := ruleset(t, net)
+	before := labtest.Ruleset(t, net.Gateway.Host)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -193,7 +179,7 @@ func TestKilled(t *testing.T) {
 		at := time.Duration(i)*time.Second/kills + time.Duration(random.Int64N(int64(time.Second/kills)))
 		timer := time.NewTimer(at)
 		<-timer.C
-		if ruleset(t, net) != before {
+		if labtest.Ruleset(t, net.Gateway.Host) != before {
 			standing++
 		}
 		if err := c.Process.Kill(); err != nil {
@@ -202,7 +188,7 @@ func TestKilled(t *testing.T) {
 		if code := c.wait(t); code != 128+int(unix.SIGKILL) {
 			t.Errorf("kill %d after %v: exit code %d", i, at, code)
 		}
-		labtest.Until(t, "the ruleset is as it was", func() bool { return ruleset(t, net) == before })
+		labtest.Until(t, "the ruleset is as it was", func() bool { return labtest.Ruleset(t, net.Gateway.Host) == before })
 		ends.Close()
 	}
 	// Of 25 moments spread over a cut, nearly all fall into the fence or the guard.
@@ -217,9 +203,9 @@ func TestInterrupted(t *testing.T) {
 		t.Run(s.String(), func(t *testing.T) {
 			net, to := gateway(t)
 			labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Count: 20})
-			before := ruleset(t, net)
+			before := labtest.Ruleset(t, net.Gateway.Host)
 			c := begin(t, net, "-g", "--settle", "20s")
-			labtest.Until(t, "the fence stands", func() bool { return ruleset(t, net) != before })
+			labtest.Until(t, "the fence stands", func() bool { return labtest.Ruleset(t, net.Gateway.Host) != before })
 			if err := c.Process.Signal(s); err != nil {
 				t.Fatal(err)
 			}
@@ -229,7 +215,7 @@ func TestInterrupted(t *testing.T) {
 			if r := c.receipt(t); r.Proven || r.Reason == "" {
 				t.Errorf("receipt %s", &c.stdout)
 			}
-			if after := ruleset(t, net); after != before {
+			if after := labtest.Ruleset(t, net.Gateway.Host); after != before {
 				t.Errorf("ruleset before:\n%s\nafter:\n%s", before, after)
 			}
 		})

@@ -5,6 +5,7 @@ package labtest
 
 import (
 	"context"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -74,4 +75,18 @@ func Until(t testing.TB, what string, cond func() bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Ruleset is what nft(8) lists in a host.
+func Ruleset(t testing.TB, h *lab.Host) string {
+	t.Helper()
+	var out []byte
+	err := h.NS.Do(func() (err error) {
+		out, err = exec.Command("nft", "list", "ruleset").CombinedOutput()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("nft list ruleset: %v\n%s", err, out)
+	}
+	return string(out)
 }
