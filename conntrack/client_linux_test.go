@@ -193,6 +193,41 @@ func TestCreateErrors(t *testing.T) {
 	}
 }
 
+func TestCreateAll(t *testing.T) {
+	c := dialTest(t)
+	if _, err := c.CreateAll(t.Context(), manyFlows(100)); err != nil {
+		t.Fatal(err)
+	}
+	made, err := c.CreateAll(t.Context(), manyFlows(5000))
+	if made != 4900 || !errors.Is(err, os.ErrExist) {
+		t.Fatalf("made %d, %v, want 4900 and %v", made, err, os.ErrExist)
+	}
+	if !strings.Contains(err.Error(), "flow 0: file exists (and 99 more)") {
+		t.Fatalf("error %q", err)
+	}
+	if n, err := c.Count(t.Context()); n != 5000 || err != nil {
+		t.Fatalf("count %d, %v", n, err)
+	}
+}
+
+// TestStaleAnswer leaves the answer to one request in the queue of another.
+func TestStaleAnswer(t *testing.T) {
+	c := dialTest(t)
+	s, err := c.take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.request(msgGet, flagAck, FamilyIPv4, versionPlain) // no tuple: EINVAL
+	s.seal()
+	if err := s.send(s.out); err != nil {
+		t.Fatal(err)
+	}
+	c.put(s)
+	if _, err := c.Count(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestUpdate(t *testing.T) {
 	c := dialTest(t)
 	f := &Flow{
@@ -321,6 +356,17 @@ func TestDumpStops(t *testing.T) {
 		}
 		if n := len(collect(t, c, Filter{})); n != 5000 {
 			t.Fatalf("dump after stopped dumps: %d flows, want 5000", n)
+		}
+	})
+	t.Run("panic", func(t *testing.T) {
+		func() {
+			defer func() { _ = recover() }()
+			for range c.Dump(t.Context(), Filter{}) {
+				panic("in the loop")
+			}
+		}()
+		if n := len(collect(t, c, Filter{})); n != 5000 {
+			t.Fatalf("dump after a panic: %d flows, want 5000", n)
 		}
 	})
 	t.Run("nested", func(t *testing.T) {

@@ -100,10 +100,25 @@ func parsed(p string) Tuple {
 	return portless(proto, "10.0.0.1", "10.0.0.2")
 }
 
+func TestStatusNames(t *testing.T) {
+	for want, s := range map[string]Status{
+		"EXPECTED": StatusExpected, "SEEN_REPLY": StatusSeenReply, "ASSURED": StatusAssured,
+		"CONFIRMED": StatusConfirmed, "SRC_NAT": StatusSrcNAT, "DST_NAT": StatusDstNAT,
+		"SEQ_ADJUST": StatusSeqAdjust, "SRC_NAT_DONE": StatusSrcNATDone, "DST_NAT_DONE": StatusDstNATDone,
+		"DYING": StatusDying, "FIXED_TIMEOUT": StatusFixedTimeout, "TEMPLATE": StatusTemplate,
+		"NAT_CLASH": StatusNATClash, "HELPER": StatusHelper, "OFFLOAD": StatusOffload, "HW_OFFLOAD": StatusHWOffload,
+	} {
+		if s.String() != want {
+			t.Errorf("%#x: %q, want %q", uint32(s), s, want)
+		}
+	}
+}
+
 func TestInvert(t *testing.T) {
 	for want, in := range map[Tuple]Tuple{
 		tuple(ProtoTCP, "10.0.0.2:2", "10.0.0.1:1"):     tuple(ProtoTCP, "10.0.0.1:1", "10.0.0.2:2"),
 		icmp(ProtoICMP, "10.0.0.2", "10.0.0.1", 0, 5):   icmp(ProtoICMP, "10.0.0.1", "10.0.0.2", 8, 5),
+		icmp(ProtoICMP, "10.0.0.2", "10.0.0.1", 14, 5):  icmp(ProtoICMP, "10.0.0.1", "10.0.0.2", 13, 5),
 		icmp(ProtoICMP, "10.0.0.2", "10.0.0.1", 18, 5):  icmp(ProtoICMP, "10.0.0.1", "10.0.0.2", 17, 5),
 		icmp(ProtoICMPv6, "fe80::2", "fe80::1", 129, 5): icmp(ProtoICMPv6, "fe80::1", "fe80::2", 128, 5),
 		icmp(ProtoICMPv6, "fe80::2", "fe80::1", 139, 5): icmp(ProtoICMPv6, "fe80::1", "fe80::2", 140, 5),
