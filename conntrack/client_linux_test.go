@@ -5,12 +5,11 @@ import (
 	"errors"
 	"os"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -59,154 +58,12 @@ func settle(t testing.TB, f *Flow) {
 	f.ID, f.Use, f.Timeout = 0, 0, 100*time.Second
 }
 
-// always is what the kernel sends of every flow that ctnetlink made.
-const always = AttrOrig | AttrReply | AttrStatus | AttrTimeout | AttrMark | AttrID | AttrUse | AttrSynproxy
-
-func TestCreateAndDump(t *testing.T) {
-	const v4, w4, v6, w6 = "10.0.0.1:1000", "10.0.0.2:80", "[2001:db8::1]:1000", "[2001:db8::2]:80"
-	tests := map[string]struct {
-		flow Flow
-		has  Attr // beyond always
-	}{
-		"tcp": {Flow{
-			Has: AttrTCP, Orig: tuple(ProtoTCP, v4, w4),
-			TCP: TCP{State: TCPEstablished, OrigWScale: 7, ReplyWScale: 9, OrigFlags: 0x23, ReplyFlags: 0x33},
-		}, AttrTCP},
-		"tcp picked up": {Flow{
-			Has: AttrTCP, Orig: tuple(ProtoTCP, v6, w6),
-			TCP: TCP{State: TCPEstablished, OrigFlags: 0x0a, ReplyFlags: 0x2a},
-		}, AttrTCP},
-		"udp":      {Flow{Orig: tuple(ProtoUDP, v4, w4)}, 0},
-		"udp ipv6": {Flow{Orig: tuple(ProtoUDP, v6, w6)}, 0},
-		"udplite":  {Flow{Orig: tuple(ProtoUDPLite, v4, w4)}, 0},
-		"sctp": {Flow{
-			Has: AttrSCTP, Orig: tuple(ProtoSCTP, v4, w4),
-			SCTP: SCTP{State: SCTPEstablished, OrigVTag: 0xdeadbeef, ReplyVTag: 0x01020304},
-		}, AttrSCTP},
-		"gre": {Flow{Orig: func() Tuple {
-			t := portless(ProtoGRE, "10.0.0.1", "10.0.0.2")
-			t.SrcPort, t.DstPort = 7, 8
-			return t
-		}()}, 0},
-		"icmp":           {Flow{Orig: icmp(ProtoICMP, "10.0.0.1", "10.0.0.2", 8, 77)}, 0},
-		"icmp timestamp": {Flow{Orig: icmp(ProtoICMP, "10.0.0.1", "10.0.0.2", 13, 77)}, 0},
-		"icmpv6":         {Flow{Orig: icmp(ProtoICMPv6, "fe80::1", "fe80::2", 128, 77)}, 0},
-		"dccp":           {Flow{Orig: portless(ProtoDCCP, "10.0.0.1", "10.0.0.2")}, 0},
-		"esp":            {Flow{Orig: portless(50, "10.0.0.1", "10.0.0.2")}, 0},
-		"protocol 200":   {Flow{Orig: portless(200, "2001:db8::1", "2001:db8::2")}, 0},
-		"mark":           {Flow{Has: AttrMark, Mark: 0xdeadbeef, Orig: tuple(ProtoUDP, v4, w4)}, 0},
-		"zone":           {Flow{Has: AttrZone, Zone: 65535, Orig: tuple(ProtoUDP, v4, w4)}, AttrZone},
-		"original zone":  {Flow{Has: AttrOrigZone, OrigZone: 3, Orig: tuple(ProtoUDP, v4, w4)}, AttrOrigZone},
-		"reply zone": {Flow{
-			Has: AttrReplyZone, ReplyZone: 4, Orig: tuple(ProtoUDP, v4, w4),
-		}, AttrReplyZone},
-		"status": {Flow{
-			Has: AttrStatus, Status: StatusSeenReply | StatusAssured | StatusFixedTimeout | StatusConfirmed,
-			Orig: tuple(ProtoUDP, v4, w4),
-		}, 0},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			c := dialTest(t)
-			want := tt.flow
-			want.Timeout = 100 * time.Second
-			mustCreate(t, c, &want)
-			got := only(t, c)
-			key, use := got.Key(), got.Use
-			settle(t, got)
-			want.Has, want.Reply = always|tt.has, want.Orig.Invert()
-			want.Status |= StatusConfirmed
-			if diff := cmp.Diff(&want, got, cmpAddr); diff != "" {
-				t.Fatalf("dumped (-want +got):\n%s", diff)
-			}
-			single, err := c.Get(t.Context(), want.Orig, key.Zone)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if single.Key() != key {
-				t.Fatalf("get returned %v, dump %v", single.Key(), key)
-			}
-			_ = use
-			mustDelete(t, c, key)
-			if left := collect(t, c, Filter{}); len(left) > 0 {
-				t.Fatalf("still there after Delete: %v", left[0].Key())
-			}
-		})
-	}
-}
-
 // mustDelete deletes keys that all have an entry.
 func mustDelete(t testing.TB, c *Client, keys ...Key) {
 	t.Helper()
 	n, err := c.Delete(t.Context(), keys, func(i int) { t.Errorf("already gone: %v", keys[i]) })
 	if err != nil || n != len(keys) {
 		t.Fatalf("deleted %d of %d: %v", n, len(keys), err)
-	}
-}
-
-func TestCreateTranslated(t *testing.T) {
-	client, public, inside := "203.0.113.2:47274", "203.0.113.1:5201", "192.168.1.100:80"
-	c := dialTest(t)
-	want := Flow{
-		Has: AttrReply | AttrStatus, Timeout: 100 * time.Second, Status: StatusDstNAT | StatusSrcNAT,
-		Orig:  tuple(ProtoUDP, client, public),
-		Reply: tuple(ProtoUDP, inside, "192.168.1.1:4000"),
-	}
-	mustCreate(t, c, &want)
-	got := only(t, c)
-	if got.Reply != want.Reply {
-		t.Fatalf("reply tuple %v, want %v", got.Reply, want.Reply)
-	}
-	if nat := StatusDstNAT | StatusSrcNAT; got.Status&nat != nat {
-		t.Fatalf("status %v, want SRC_NAT and DST_NAT in it", got.Status)
-	}
-}
-
-func TestCreateErrors(t *testing.T) {
-	c := dialTest(t)
-	udp := Flow{Orig: tuple(ProtoUDP, "10.0.0.1:1", "10.0.0.2:2"), Timeout: time.Minute}
-	mustCreate(t, c, &udp)
-	if err := c.Create(t.Context(), &udp); !errors.Is(err, os.ErrExist) {
-		t.Fatalf("create twice: %v, want %v", err, os.ErrExist)
-	}
-	tests := map[string]struct {
-		flow Flow
-		want string
-	}{
-		"empty":        {Flow{Timeout: time.Minute}, "no source address"},
-		"no timeout":   {Flow{Orig: udp.Orig}, "no timeout"},
-		"long timeout": {Flow{Orig: udp.Orig, Timeout: 1 << 62}, "timeout out of range"},
-		"long helper": {Flow{
-			Has: AttrHelper, Orig: udp.Orig, Timeout: time.Minute, Helper: strings.Repeat("x", 1<<16),
-		}, "at most"},
-		"two families": {Flow{
-			Has: AttrReply, Orig: udp.Orig, Reply: tuple(ProtoUDP, "[::1]:1", "[::2]:2"), Timeout: time.Minute,
-		}, "another protocol or family"},
-	}
-	for name, tt := range tests {
-		if err := c.Create(t.Context(), &tt.flow); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: %v, want %q in it", name, err, tt.want)
-		}
-	}
-	if n, err := c.Count(t.Context()); n != 1 || err != nil {
-		t.Fatalf("count %d, %v, want 1", n, err)
-	}
-}
-
-func TestCreateAll(t *testing.T) {
-	c := dialTest(t)
-	if _, err := c.CreateAll(t.Context(), manyFlows(100)); err != nil {
-		t.Fatal(err)
-	}
-	made, err := c.CreateAll(t.Context(), manyFlows(5000))
-	if made != 4900 || !errors.Is(err, os.ErrExist) {
-		t.Fatalf("made %d, %v, want 4900 and %v", made, err, os.ErrExist)
-	}
-	if !strings.Contains(err.Error(), "flow 0: file exists (and 99 more)") {
-		t.Fatalf("error %q", err)
-	}
-	if n, err := c.Count(t.Context()); n != 5000 || err != nil {
-		t.Fatalf("count %d, %v", n, err)
 	}
 }
 
@@ -225,35 +82,6 @@ func TestStaleAnswer(t *testing.T) {
 	c.put(s)
 	if _, err := c.Count(t.Context()); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func TestUpdate(t *testing.T) {
-	c := dialTest(t)
-	f := &Flow{
-		Has: AttrTCP | AttrZone, Zone: 9, Orig: tuple(ProtoTCP, "10.0.0.1:1", "10.0.0.2:2"),
-		Timeout: time.Hour, TCP: TCP{State: TCPSynSent},
-	}
-	mustCreate(t, c, f)
-	f = only(t, c)
-	id := f.ID
-	f.Mark, f.Timeout, f.TCP.State = 42, 100*time.Second, TCPEstablished
-	f.Status |= StatusAssured | StatusSeenReply
-	if err := c.Update(t.Context(), f); err != nil {
-		t.Fatal(err)
-	}
-	got := only(t, c)
-	if got.ID != id {
-		t.Fatalf("another entry: id %d, want %d", got.ID, id)
-	}
-	settle(t, f)
-	settle(t, got)
-	if diff := cmp.Diff(f, got, cmpAddr); diff != "" {
-		t.Fatalf("after Update (-want +got):\n%s", diff)
-	}
-	f.Zone = 10
-	if err := c.Update(t.Context(), f); !errors.Is(err, os.ErrNotExist) {
-		t.Fatalf("update in another zone: %v, want %v", err, os.ErrNotExist)
 	}
 }
 
@@ -499,5 +327,44 @@ func dropCaps(t testing.TB) {
 	var none [2]unix.CapUserData
 	if err := unix.Capset(&h, &none[0]); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestConcurrent uses one client from many goroutines, which run on threads of
+// other namespaces, and counts descriptors.
+func TestConcurrent(t *testing.T) {
+	c := dialTest(t)
+	keys := fill(t, c, 2000)
+	open := func() int {
+		list, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	before := open()
+	var g errgroup.Group
+	for i := range 8 {
+		g.Go(func() error {
+			for f, err := range c.Dump(t.Context(), Filter{}) {
+				if err != nil {
+					return err
+				}
+				if i%2 == 0 && f.Orig.SrcPort%7 == 0 {
+					break
+				}
+			}
+			_, err := c.Delete(t.Context(), keys[i*100:(i+1)*100], nil)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Count(t.Context()); n != 1200 || err != nil {
+		t.Fatalf("count %d, %v, want 1200", n, err)
+	}
+	if after := open(); after > before+maxIdle {
+		t.Fatalf("%d descriptors open, %d before", after, before)
 	}
 }

@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -226,7 +227,7 @@ func TestDeleteOverrun(t *testing.T) {
 	overruns := 0
 	for next := 0; next < len(keys); {
 		n, err := d.send(t.Context(), b, next)
-		if err == errOverrun {
+		if errors.Is(err, errOverrun) {
 			overruns++
 			n, err = d.again(t.Context(), b, next, n)
 		}

@@ -97,9 +97,6 @@ func (fs TupleFields) match(want, t *Tuple) bool {
 	return true
 }
 
-// isZero tells whether the filter matches every flow.
-func (x *Filter) isZero() bool { return *x == Filter{} }
-
 // Members of CTA_FILTER, enum ctattr_filter: native-endian uint32.
 const (
 	attrFilterOrigFlags  attrType = 1 // CTA_FILTER_ORIG_FLAGS
