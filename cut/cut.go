@@ -262,6 +262,9 @@ func (c *cutting) deleteAll(ctx context.Context, found []*member) error {
 		if err := c.take(found); err != nil {
 			return err
 		}
+		if c.kicks() {
+			c.tellRest(found) // TCP ends are kicked after the deletion
+		}
 	}
 }
 
