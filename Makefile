@@ -1,5 +1,6 @@
 PREFIX ?= /usr/local
 TOOL := go tool -modfile=tools/go.mod
+export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
 .PHONY: build demo test deps lint fmt tidy vet staticcheck errcheck errorlint unit man install uninstall clean
