@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -30,7 +28,6 @@ import (
 func Run(ctx context.Context, o Options) (*Receipt, error) {
 	c := &cutting{o: o.normal()}
 	c.receipt = Receipt{Version: 1, Selector: c.o.Selector.String()}
-	c.receipt.Fence.Exact = fence.Exact(&c.o.Selector)
 	limit, cancel := context.WithTimeoutCause(ctx, time.Until(c.o.Start.Add(c.o.Timeout)), errTimeout)
 	defer cancel()
 	if err := c.open(); err != nil {
@@ -42,7 +39,7 @@ func Run(ctx context.Context, o Options) (*Receipt, error) {
 		err = c.again(ctx)
 	}
 	switch {
-	case errors.Is(err, errTimeout):
+	case timedOut(limit, err):
 		c.ended = fmt.Sprintf("--timeout ran out at %q", c.step)
 		err = nil
 	case err != nil:
@@ -58,6 +55,12 @@ func Run(ctx context.Context, o Options) (*Receipt, error) {
 }
 
 var errTimeout = errors.New("timeout")
+
+// timedOut tells whether an error is that --timeout is over, in the words of
+// whoever noticed.
+func timedOut(limit context.Context, err error) bool {
+	return errors.Is(err, errTimeout) || (errors.Is(err, context.DeadlineExceeded) && context.Cause(limit) == errTimeout)
+}
 
 // The steps of a cut.
 const (
@@ -80,14 +83,13 @@ type cutting struct {
 	receipt Receipt
 	reasons []string
 
-	closeTimeout time.Duration // of entries in state CLOSE
-
 	members   members
 	raised    time.Time
 	lowered   time.Time
 	deleted   time.Time // last deletion
 	checked   bool      // a pass over the whole table found nothing old
-	cameBack  int       // entries born on cut tuples in spite of the guard
+	half      uint32    // of the numbers of SYN-ACKs, see probe
+	heldShort bool      // --timeout ended the hold
 	sendError error     // of a probe that could not be sent
 	ended     string    // why the cut ended before its end
 }
@@ -97,29 +99,18 @@ func (c *cutting) open() (err error) {
 	if c.ct, err = conntrack.Dial(conntrack.Config{NetNS: c.o.NetNS}); err != nil {
 		return err
 	}
-	if c.fence, err = fence.New(fence.Config{NetNS: c.o.NetNS, Silent: c.o.Silent, Without: c.o.without, Selector: &c.o.Selector}); err != nil {
+	c.fence, err = fence.New(fence.Config{
+		NetNS: c.o.NetNS, Silent: c.o.Silent, Without: c.o.without, Selector: &c.o.Selector,
+		Remember: c.o.Timeout + c.o.Settle + time.Minute,
+	})
+	if err != nil {
 		return err
 	}
+	c.receipt.Fence.Exact = c.fence.Exact()
 	return netns.DoFd(c.o.NetNS, func() error {
-		if c.closeTimeout, err = closeTimeout(); err != nil {
-			return err
-		}
 		c.prober, err = probe.Open(fence.Tag)
 		return err
 	})
-}
-
-// closeTimeout reads how long the kernel keeps entries in state CLOSE.
-func closeTimeout() (time.Duration, error) {
-	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close")
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, nil // no TCP tracking, or /proc is not there: take each for open
-	}
-	if err != nil {
-		return 0, err
-	}
-	s, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	return time.Duration(s) * time.Second, err
 }
 
 func (c *cutting) close() error {
@@ -143,7 +134,7 @@ func (c *cutting) run(ctx context.Context) error {
 		return err
 	}
 	c.begin(stepList)
-	found, err := c.sweep(ctx, true)
+	found, err := c.find(ctx)
 	if err != nil {
 		return err
 	}
@@ -296,7 +287,6 @@ func (c *cutting) again(ctx context.Context) error {
 	if len(found) == 0 {
 		return nil
 	}
-	c.cameBack = len(found)
 	return c.delete(ctx, found)
 }
 

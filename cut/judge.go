@@ -82,6 +82,7 @@ func (c *cutting) countMarks() error {
 // remaining finds out which members still have an entry, unless the last pass
 // over the table has just shown that none has.
 func (c *cutting) remaining(ctx context.Context) error {
+	c.receipt.Flows.Matched = len(c.members.list)
 	if !c.checked && len(c.members.list) > 0 {
 		for f, err := range c.ct.Dump(ctx, conntrack.Filter{}) {
 			if err != nil {
@@ -93,7 +94,6 @@ func (c *cutting) remaining(ctx context.Context) error {
 		}
 	}
 	n := &c.receipt.Flows
-	n.Matched = len(c.members.list)
 	for _, m := range c.members.list {
 		switch m.outcome() {
 		case Deleted:
@@ -122,14 +122,15 @@ func (c *cutting) judge() {
 	}
 	doubt(c.ended != "", "%s; cut again", c.ended)
 	doubt(r.Flows.Remaining > 0, "%d flows still have an entry; cut again", r.Flows.Remaining)
-	doubt(c.cameBack > 0, "%d flows came back under the guard, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP): stop it and cut again", c.cameBack)
+	doubt(r.Flows.Returned > 0, "%d flows came back in spite of the guard, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP): stop it and cut again", r.Flows.Returned)
+	doubt(c.heldShort, "what has no handshake was not held for the whole --hold; give more --timeout")
 	doubt(r.Fence.LeakedPackets > 0, "%d packets of selected flows passed the fence, on a path where its rules do not stop them: cut again, and report it", r.Fence.LeakedPackets)
 	silent, _ := c.members.unconfirmed()
 	r.Final = silent == 0
 	switch {
 	case r.Final:
 	case c.o.Silent || c.o.NoKick:
-		c.because("%d flows were not asked for a sign of death: %s", silent, mayReturn)
+		c.because("%d flows were not asked for a sign of death: %s", silent, c.mayReturn())
 	case c.o.AcceptSilent:
 		c.because("no end of %d flows answered; that they are gone is taken on trust", silent)
 	default:
@@ -141,12 +142,18 @@ func (c *cutting) judge() {
 func (c *cutting) whySilent() string {
 	switch {
 	case errors.Is(c.sendError, unix.EPERM):
-		return "this host's output rules refuse the probes, so let raw packets of root out; " + mayReturn
+		return "this host's output rules refuse the probes, so let raw packets of root out; " + c.mayReturn()
 	case c.sendError != nil:
-		return fmt.Sprintf("not all probes could be sent (%v); %s", c.sendError, mayReturn)
+		return fmt.Sprintf("not all probes could be sent (%v); %s", c.sendError, c.mayReturn())
 	}
-	return "both may be gone, which --accept-silent takes for an end, or cannot be reached from here; " + mayReturn
+	return "both may be gone, which --accept-silent takes for an end, or cannot be reached from here; " + c.mayReturn()
 }
 
 // mayReturn says what a flow without a dead end means.
-const mayReturn = "their entries are deleted, but where conntrack adopts flows in mid-stream an end that is still there can bring one back: block it, or set net.netfilter.nf_conntrack_tcp_loose=0"
+func (c *cutting) mayReturn() string {
+	deleted := ""
+	if c.receipt.Flows.Remaining == 0 {
+		deleted = "their entries are deleted, but "
+	}
+	return deleted + "where conntrack adopts flows in mid-stream an end that is still there can bring one back: block it, or set net.netfilter.nf_conntrack_tcp_loose=0"
+}

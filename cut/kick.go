@@ -9,14 +9,16 @@ import (
 	"flowcut/internal/fence"
 )
 
-// A probe is what an end is sent to make it speak.
+// probeKind is what an end is sent to make it speak.
 type probeKind uint8
 
 const (
-	// probeAck costs little and is limited by ends to one answer a socket in
-	// 500 ms. A dead end answers each.
+	// probeAck is answered by live ends without a limit for the whole host, but
+	// once in 500 ms by each socket. It proves nothing: a host in between may
+	// answer, which cannot place it.
 	probeAck probeKind = iota
-	// probeSyn passes host firewalls that drop what they find invalid.
+	// probeSyn passes host firewalls and NAT on the way as what may be a new
+	// connection's. Its answers are known by their numbers.
 	probeSyn
 )
 
@@ -31,22 +33,22 @@ type round struct {
 // for ends that only hear SYNs.
 var (
 	roundsBefore = []round{
-		{0, probeAck}, {8 * time.Millisecond, probeAck}, {25 * time.Millisecond, probeAck},
-		{60 * time.Millisecond, probeAck}, {150 * time.Millisecond, probeAck}, {300 * time.Millisecond, probeAck},
-		{520 * time.Millisecond, probeSyn}, {540 * time.Millisecond, probeAck}, {570 * time.Millisecond, probeSyn},
-		{650 * time.Millisecond, probeAck},
+		{0, probeAck}, {8 * time.Millisecond, probeSyn}, {25 * time.Millisecond, probeSyn},
+		{60 * time.Millisecond, probeSyn}, {120 * time.Millisecond, probeAck}, {160 * time.Millisecond, probeSyn},
+		{320 * time.Millisecond, probeSyn}, {520 * time.Millisecond, probeSyn}, {560 * time.Millisecond, probeSyn},
+		{620 * time.Millisecond, probeSyn},
 	}
 	// After the deletion a host firewall's view of the ends has changed, and
 	// so has what NAT does to sequence numbers.
 	roundsAfter = []round{
-		{0, probeAck}, {30 * time.Millisecond, probeSyn}, {100 * time.Millisecond, probeAck},
-		{300 * time.Millisecond, probeSyn}, {550 * time.Millisecond, probeAck}, {600 * time.Millisecond, probeSyn},
-		{700 * time.Millisecond, probeAck},
+		{0, probeSyn}, {30 * time.Millisecond, probeSyn}, {100 * time.Millisecond, probeAck},
+		{140 * time.Millisecond, probeSyn}, {550 * time.Millisecond, probeSyn}, {600 * time.Millisecond, probeSyn},
+		{700 * time.Millisecond, probeSyn},
 	}
 	// Only for flows of which no end has answered.
 	roundsLast = []round{
-		{200 * time.Millisecond, probeAck}, {600 * time.Millisecond, probeSyn}, {800 * time.Millisecond, probeAck},
-		{1200 * time.Millisecond, probeSyn}, {1500 * time.Millisecond, probeAck},
+		{200 * time.Millisecond, probeAck}, {300 * time.Millisecond, probeSyn}, {800 * time.Millisecond, probeSyn},
+		{1100 * time.Millisecond, probeAck}, {1200 * time.Millisecond, probeSyn}, {1500 * time.Millisecond, probeSyn},
 	}
 	lastAnswer = 150 * time.Millisecond // after the last probe of a list
 )
@@ -67,6 +69,7 @@ func (c *cutting) kick(ctx context.Context, rounds []round, enough bool) error {
 			return err
 		}
 		if i < len(rounds) {
+			c.half ^= 1 << 31
 			c.probeAll(rounds[i].kind, enough)
 		}
 	}
@@ -141,9 +144,11 @@ func (c *cutting) probe(kind probeKind, end conntrack.Tuple, i int) error {
 	case kind == probeAck:
 		return c.prober.Ack(end)
 	case i == 0: // a SYN-ACK is what the originator's host expects
-		return c.prober.SynAck(end)
+		// Conntrack on the end's side drops resets with numbers below what it
+		// has seen: of two halves of all numbers one gets through.
+		return c.prober.SynAck(end, c.fence.Numbers().Ack^c.half)
 	}
-	return c.prober.Syn(end, c.fence.ISN())
+	return c.prober.Syn(end, c.fence.Numbers().ISN)
 }
 
 // tellRest sends the ends of flows that are not TCP a port unreachable.
@@ -170,7 +175,7 @@ func answerable(end conntrack.Tuple) bool {
 }
 
 // sent takes down that something could not be sent. It concerns one end or one
-// moment: such an end stays silent, and the next round tries again.
+// moment: such an end stays silent.
 func (c *cutting) sent(err error) {
 	if err != nil {
 		c.sendError = err

@@ -1,10 +1,6 @@
 package cut
 
-import (
-	"time"
-
-	"flowcut/conntrack"
-)
+import "flowcut/conntrack"
 
 // member is a flow that is cut.
 type member struct {
@@ -39,9 +35,9 @@ type endRef struct {
 	i int
 }
 
-// newMember makes a member of an entry. See open for closing.
-func newMember(f *conntrack.Flow, closing time.Duration, keep bool) *member {
-	m := &member{key: f.Key(), reply: f.Reply, open: open(f, closing)}
+// newMember makes a member of an entry.
+func newMember(f *conntrack.Flow, keep bool) *member {
+	m := &member{key: f.Key(), reply: f.Reply, open: open(f)}
 	if keep {
 		m.flow = f.Clone()
 	}
@@ -59,21 +55,19 @@ func (ms *members) add(m *member) {
 }
 
 // open tells whether a flow is a TCP connection with sockets that must be
-// told. Where the handshake has not been answered there is no connection yet;
-// in TIME_WAIT and CLOSE there is none any more. But CLOSE is also what the
-// fence's resets have made of a flow by the time it is listed: an entry that
-// expires as late as one that was closed within the last closing is open.
-func open(f *conntrack.Flow, closing time.Duration) bool {
+// told. Where the handshake has not been answered there is no connection yet,
+// and in TIME_WAIT there is none any more. CLOSE counts as open: it is what the
+// fence's resets make of a flow by the time it is listed. Ends that had closed
+// before answer that they are dead.
+func open(f *conntrack.Flow) bool {
 	if f.Orig.Proto != conntrack.ProtoTCP {
 		return false
 	}
 	switch f.TCP.State {
-	case conntrack.TCPSynRecv, conntrack.TCPEstablished, conntrack.TCPFinWait, conntrack.TCPCloseWait, conntrack.TCPLastAck:
-		return true
-	case conntrack.TCPClose:
-		return f.Timeout >= closing
+	case conntrack.TCPNone, conntrack.TCPSynSent, conntrack.TCPSynSent2, conntrack.TCPTimeWait:
+		return false
 	}
-	return false
+	return true
 }
 
 // tuples returns what both ends of members send.

@@ -28,7 +28,7 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 		return nil, err
 	}
 	defer c.Close()
-	p := &Plan{Version: 1, DryRun: true, Selector: o.Selector.String(), Exact: fence.Exact(&o.Selector)}
+	p := &Plan{Version: 1, DryRun: true, Selector: o.Selector.String()}
 	families := map[conntrack.Family]bool{}
 	for f, err := range c.Dump(ctx, o.Selector.Narrow()) {
 		if err != nil {
@@ -40,10 +40,12 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 		}
 	}
 	p.Flows.Matched = len(p.Flow)
+	var fenced []conntrack.Family
 	for _, family := range o.Selector.Families() {
 		if families[family] {
-			p.Rules += fence.Plan(fence.Config{Silent: o.Silent, Selector: &o.Selector}, family)
+			fenced = append(fenced, family)
 		}
 	}
+	p.Rules, p.Exact = fence.Plan(fence.Config{Silent: o.Silent, Selector: &o.Selector}, fenced...)
 	return p, nil
 }

@@ -29,6 +29,7 @@ func (c *cutting) settle(ctx context.Context) error {
 		err = wait(ctx, min(left, max(poll, 4*time.Since(began))))
 		if errors.Is(err, errTimeout) {
 			c.because("--timeout ended the guard %v early", left.Round(time.Millisecond))
+			c.heldShort = c.hasHeld() && c.o.Hold > 0 && time.Since(c.deleted) < c.o.Hold
 			return nil
 		}
 		if err != nil {

@@ -2,11 +2,23 @@ package cut
 
 import (
 	"context"
-	"time"
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
 )
+
+// find looks for the flows to cut. Where the rules do not know the selector,
+// nothing finds later what one listing of a table that changes has missed, so
+// it goes on until one adds nothing.
+func (c *cutting) find(ctx context.Context) ([]*member, error) {
+	for {
+		before := len(c.members.list)
+		found, err := c.sweep(ctx, true)
+		if err != nil || c.receipt.Fence.Exact || len(c.members.list) == before {
+			return found, err
+		}
+	}
+}
 
 // sweep looks through the table for flows that began before the fence and
 // returns those that have an entry: members, new or known, and what conntrack
@@ -18,14 +30,14 @@ func (c *cutting) sweep(ctx context.Context, bySelector bool) ([]*member, error)
 		return nil, err
 	}
 	// Read behind the dump: a flow is noted before it has an entry.
-	born, err := c.tuplesOf(fence.Born)
+	born, err := c.born()
 	if err != nil {
 		return nil, err
 	}
 	seen := make(map[conntrack.Key]bool, len(candidates))
 	found := candidates[:0]
 	for _, m := range candidates {
-		if !seen[m.key] && !born[m.key.Orig] {
+		if !seen[m.key] && !born[entry{m.key.Orig, m.key.ID}] {
 			seen[m.key] = true
 			found = append(found, c.known(m))
 		}
@@ -39,15 +51,17 @@ func (c *cutting) candidates(ctx context.Context, bySelector bool) ([]*member, e
 	if len(c.members.list) == 0 {
 		filter = c.o.Selector.Narrow()
 	}
-	// Timeouts are whole seconds, rounded down.
-	closing := c.closeTimeout - time.Since(c.raised).Truncate(time.Second) - 2*time.Second
 	var out []*member
 	for f, err := range c.ct.Dump(ctx, filter) {
 		if err != nil {
 			return nil, err
 		}
+		// A family without a fence had no entry when the cut began.
+		if !c.fence.Stands(f.Orig.Family()) {
+			continue
+		}
 		if c.onTuple(f) || (bySelector && c.o.Selector.Match(f)) {
-			out = append(out, newMember(f, closing, c.o.Flows))
+			out = append(out, newMember(f, c.o.Flows))
 		}
 	}
 	return out, nil
@@ -73,6 +87,24 @@ func (c *cutting) known(m *member) *member {
 	}
 	c.receipt.Flows.Returned++
 	return m
+}
+
+// entry names an entry for good.
+type entry struct {
+	tuple conntrack.Tuple
+	id    uint32
+}
+
+// born returns the entries that the fence has admitted.
+func (c *cutting) born() (map[entry]bool, error) {
+	out := map[entry]bool{}
+	for n, err := range c.fence.Noted(fence.Born) {
+		if err != nil {
+			return nil, err
+		}
+		out[entry{n.Tuple, n.ID}] = true
+	}
+	return out, nil
 }
 
 // tuplesOf returns the tuples of a mark.

@@ -57,6 +57,10 @@ changed.`,
 		if err := needNarrow(s, f.all); err != nil {
 			return err
 		}
+		asked := cmd.Flags().Changed("hold") || cmd.Flags().Changed("settle")
+		if longest := f.hold.value + f.settle.value; asked && longest > f.timeout.value {
+			return usage("give --timeout more than "+longest.String(), "--timeout %s is shorter than --hold and --settle together", f.timeout.value)
+		}
 		// All sockets are opened by one thread, without a wait for another.
 		return ns.inside(func() error {
 			o := f.options(s, start)
@@ -113,13 +117,16 @@ func runCut(cmd *cobra.Command, o cut.Options, format string) error {
 	if r == nil {
 		return err
 	}
-	if printed := printReceipt(cmd.OutOrStdout(), r, format); printed != nil && err == nil {
-		return printed
-	}
-	if err == nil && !r.Proven {
+	printed := printReceipt(cmd.OutOrStdout(), r, format)
+	switch {
+	case err != nil && context.Cause(cmd.Context()) == nil:
+		return &exitError{codeFailed, err} // something had been changed by then, whatever it was
+	case err != nil:
+		return err
+	case !r.Proven:
 		return &exitError{code: codeFailed}
 	}
-	return err
+	return printed
 }
 
 func printReceipt(w io.Writer, r *cut.Receipt, format string) error {

@@ -1,9 +1,11 @@
 package fence
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"flowcut/conntrack"
 	"flowcut/internal/nft"
@@ -19,20 +21,19 @@ type (
 
 // compiler turns a selector into rules for one family.
 type compiler struct {
-	family nft.Family
-	sets   []*nft.Set
+	family  nft.Family
+	sets    []*nft.Set
+	tooMany bool // terms; what was compiled is of no use
 }
 
-// Exact tells whether rules can say all that the selector says. Where they
-// cannot (--state, --id, --picked-up), or where what they would ask for changes
-// while a flow lives (--status, --mark, --label), flows must be fenced by
-// their tuples.
-func Exact(s *selector.Selector) bool {
+// exact tells whether rules can say all that the selector says, for good.
+func exact(s *selector.Selector) bool {
 	if s.State.Set || s.ID.Set || s.PickedUp != selector.Any || s.Status.Set || s.Mark.Set || s.Labels.Set {
 		return false
 	}
 	c := compiler{family: nft.IPv4}
-	return len(c.compile(s)) <= maxTerms
+	c.compile(s)
+	return !c.tooMany
 }
 
 // maxTerms bounds the rules that each packet may have to pass. Long negated
@@ -56,17 +57,21 @@ func (c *compiler) compile(s *selector.Selector) terms {
 		c.nat(s.DstNAT, true, false),
 		c.nat(s.SrcNAT, false, true),
 		c.nat(s.AnyNAT, true, true),
-		zones(s.Zone, nft.CTDirZone(nft.Original), nft.CTDirZone(nft.Reply)),
-		zones(s.OrigZone, nft.CTDirZone(nft.Original)),
-		zones(s.ReplyZone, nft.CTDirZone(nft.Reply)),
+		c.zones(s.Zone, nft.CTDirZone(nft.Original), nft.CTDirZone(nft.Reply)),
+		c.zones(s.OrigZone, nft.CTDirZone(nft.Original)),
+		c.zones(s.ReplyZone, nft.CTDirZone(nft.Reply)),
 	} {
-		out = product(out, cond)
+		out = c.product(out, cond)
 	}
 	return out
 }
 
 // product joins two lists of alternatives: one of the first and one of the second.
-func product(a, b terms) terms {
+func (c *compiler) product(a, b terms) terms {
+	if len(a)*len(b) > maxTerms {
+		c.tooMany = true
+		return nil
+	}
 	var out terms
 	for _, x := range a {
 		for _, y := range b {
@@ -96,8 +101,18 @@ func (c *compiler) addrs(a selector.Addrs, op nft.Operand) terms {
 	case len(ranges) == 1:
 		return terms{{inRange(op, ranges[0], a.Negated)}}
 	}
-	name := c.set(c.family.AddrType(), true, intervals(ranges))
-	return terms{{nft.Lookup{Key: nft.Key{op}, Not: a.Negated, Set: name}}}
+	return terms{{nft.Lookup{Key: nft.Key{op}, Not: a.Negated, Set: c.addrSet(ranges)}}}
+}
+
+// addrSet declares a set of addresses, once for each list.
+func (c *compiler) addrSet(ranges []selector.AddrRange) string {
+	elems := intervals(ranges)
+	for _, s := range c.sets {
+		if s.Interval && slices.EqualFunc(s.Elements, elems, func(a, b nft.Element) bool { return a.End == b.End && bytes.Equal(a.Key, b.Key) }) {
+			return s.Name
+		}
+	}
+	return c.set(c.family.AddrType(), true, elems)
 }
 
 // mine returns the ranges of the compiler's family.
@@ -142,7 +157,7 @@ func (c *compiler) host(a selector.Addrs) terms {
 	}
 	if a.Negated {
 		for _, op := range ops {
-			out = product(out, c.addrs(a, op))
+			out = c.product(out, c.addrs(a, op))
 		}
 		return out
 	}
@@ -180,7 +195,7 @@ func (c *compiler) ports(p selector.Ports, op nft.Operand) terms {
 	if !p.Set {
 		return terms{nil}
 	}
-	return product(c.protoList(withPorts, false), c.portRanges(p, op))
+	return c.product(c.protoList(withPorts, false), c.portRanges(p, op))
 }
 
 func (c *compiler) portRanges(p selector.Ports, op nft.Operand) terms {
@@ -222,7 +237,7 @@ func (c *compiler) nat(n selector.NAT, dst, src bool) terms {
 	}
 	for _, k := range kinds {
 		if n.Negated {
-			out = product(out, c.notTranslated(n, k))
+			out = c.product(out, c.notTranslated(n, k))
 		} else {
 			out = append(out, c.translated(n, k)...)
 		}
@@ -260,29 +275,34 @@ func (k natKind) bit(set bool) nft.Statement {
 	return nft.Bits(nft.CTStatus, uint32(k.status), v)
 }
 
-// targets returns the NAT's targets of the compiler's family.
-func (c *compiler) targets(n selector.NAT) []selector.NATTarget {
-	var out []selector.NATTarget
+// targets splits the NAT's targets of the compiler's family into those without
+// a port, which are one list of addresses, and the others.
+func (c *compiler) targets(n selector.NAT) (plain selector.Addrs, ported []selector.NATTarget) {
+	plain = selector.Addrs{Set: true, Negated: n.Negated}
 	for _, t := range n.Targets {
-		if len(c.mine([]selector.AddrRange{t.Addrs})) > 0 {
-			out = append(out, t)
+		switch {
+		case len(c.mine([]selector.AddrRange{t.Addrs})) == 0:
+		case t.Port == 0:
+			plain.Ranges = append(plain.Ranges, t.Addrs)
+		default:
+			ported = append(ported, t)
 		}
 	}
-	return out
+	return plain, ported
 }
 
 func (c *compiler) translated(n selector.NAT, k natKind) terms {
 	if len(n.Targets) == 0 {
 		return terms{{k.bit(true)}}
 	}
-	var out terms
-	for _, t := range c.targets(n) {
+	plain, ported := c.targets(n)
+	out := c.product(terms{{k.bit(true)}}, c.addrs(plain, k.addr))
+	for _, t := range ported {
 		hit := terms{{k.bit(true), inRange(k.addr, t.Addrs, false)}}
-		if t.Port != 0 {
-			hit = product(hit, product(c.protoList(withPorts, false), terms{{nft.Equal(k.port, nft.Port(t.Port))}}))
-		}
-		out = append(out, hit...)
+		hit = c.product(hit, c.protoList(withPorts, false))
+		out = append(out, c.product(hit, terms{{nft.Equal(k.port, nft.Port(t.Port))}})...)
 	}
+	c.tooMany = c.tooMany || len(out) > maxTerms
 	return out
 }
 
@@ -292,21 +312,18 @@ func (c *compiler) notTranslated(n selector.NAT, k natKind) terms {
 	if len(n.Targets) == 0 {
 		return terms{{k.bit(false)}}
 	}
-	other := terms{{k.bit(true)}}
-	for _, t := range c.targets(n) {
-		miss := terms{{inRange(k.addr, t.Addrs, true)}}
-		if t.Port != 0 {
-			miss = append(miss, term{nft.Compare{Op: k.port, Not: true, Value: nft.Port(t.Port)}})
-			miss = append(miss, c.protoList(withPorts, true)...)
-		}
-		other = product(other, miss)
+	plain, ported := c.targets(n)
+	other := c.product(terms{{k.bit(true)}}, c.addrs(plain, k.addr))
+	for _, t := range ported {
+		miss := terms{{inRange(k.addr, t.Addrs, true)}, {nft.Compare{Op: k.port, Not: true, Value: nft.Port(t.Port)}}}
+		other = c.product(other, append(miss, c.protoList(withPorts, true)...))
 	}
 	return append(terms{{k.bit(false)}}, other...)
 }
 
 // zones holds when the flow's zone is in the list. An entry has one zone,
 // which holds for both directions or for one; the other is then zero.
-func zones(z selector.Zones, ops ...nft.Operand) terms {
+func (c *compiler) zones(z selector.Zones, ops ...nft.Operand) terms {
 	if !z.Set {
 		return terms{nil}
 	}
@@ -320,16 +337,16 @@ func zones(z selector.Zones, ops ...nft.Operand) terms {
 		var each terms
 		var together term
 		for _, op := range ops {
-			c := nft.Compare{Op: op, Not: z.Negated, Value: nft.U16(uint16(zone))}
-			each = append(each, term{c})
-			together = append(together, c)
+			is := nft.Compare{Op: op, Not: z.Negated, Value: nft.U16(uint16(zone))}
+			each = append(each, term{is})
+			together = append(together, is)
 		}
 		hit := each
 		if (zone == 0) != z.Negated {
 			hit = terms{together}
 		}
 		if z.Negated {
-			out = product(out, hit)
+			out = c.product(out, hit)
 		} else {
 			out = append(out, hit...)
 		}

@@ -6,6 +6,7 @@
 package fence
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -25,6 +26,16 @@ type Config struct {
 	Silent   bool // drop, and tell nobody
 	Without  Part // parts left out, to show in tests what they are for
 	Selector *selector.Selector
+
+	// Remember is how long the fence may stand and still know when a packet
+	// last came. Zero: a minute.
+	Remember time.Duration
+}
+
+// Numbers are the sequence numbers of probes, by which their answers are known.
+type Numbers struct {
+	ISN uint32 // of a SYN
+	Ack uint32 // of a SYN-ACK, its uppermost bit either way
 }
 
 // Part is a part of the fence.
@@ -38,11 +49,12 @@ const (
 
 // Fence stands from the first Raise to Lift. It is not safe for concurrent use.
 type Fence struct {
-	cfg    Config
-	conn   *nft.Conn
-	name   string
-	isn    uint32
-	tables []*raised
+	cfg     Config
+	exact   bool
+	conn    *nft.Conn
+	name    string
+	numbers Numbers
+	tables  []*raised
 }
 
 // raised is the table of one family.
@@ -59,29 +71,54 @@ func New(cfg Config) (*Fence, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Fence{cfg: cfg, conn: conn, isn: rand.Uint32(), name: fmt.Sprintf("flowcut-%08x", rand.Uint32())}, nil
+	f := plan(cfg)
+	f.conn = conn
+	f.name = fmt.Sprintf("flowcut-%08x", rand.Uint32())
+	return f, nil
 }
 
-// ISN is the sequence number that SYNs sent to ends must have: an end that
-// takes one for a new connection's is known by its answer.
-func (f *Fence) ISN() uint32 { return f.isn }
-
-// Plan returns the tables as nft(8) writes them, without making them.
-func Plan(cfg Config, families ...conntrack.Family) string {
-	f := &Fence{cfg: cfg, name: "flowcut"}
-	var out string
-	for _, family := range families {
-		out += f.lay(family).table.String()
+func plan(cfg Config) *Fence {
+	if cfg.Remember == 0 {
+		cfg.Remember = time.Minute
 	}
-	return out
+	return &Fence{cfg: cfg, name: "flowcut", exact: exact(cfg.Selector), numbers: Numbers{rand.Uint32(), rand.Uint32()}}
+}
+
+// Exact tells whether rules can say all that the selector says. Where they
+// cannot (--state, --id, --picked-up), or where what they would ask for changes
+// while a flow lives (--status, --mark, --label), flows are fenced by their
+// tuples, from the first Guard on.
+func (f *Fence) Exact() bool { return f.exact }
+
+// Numbers returns the numbers that probes must have.
+func (f *Fence) Numbers() Numbers { return f.numbers }
+
+// Stands tells whether the fence is up for a family.
+func (f *Fence) Stands(family conntrack.Family) bool {
+	for _, r := range f.tables {
+		if r.family == nft.Family(family) {
+			return true
+		}
+	}
+	return false
+}
+
+// Plan returns the tables as nft(8) writes them, without making them, and
+// whether they are exact.
+func Plan(cfg Config, families ...conntrack.Family) (tables string, exact bool) {
+	f := plan(cfg)
+	for _, family := range families {
+		tables += f.lay(family).table.String()
+	}
+	return tables, f.exact
 }
 
 func (f *Fence) lay(family conntrack.Family) *raised {
 	r := &raised{layout: layout{
 		compiler: compiler{family: nft.Family(family)},
-		silent:   f.cfg.Silent, without: f.cfg.Without, isn: f.isn,
+		silent:   f.cfg.Silent, without: f.cfg.Without, numbers: f.numbers, remember: f.cfg.Remember,
 	}}
-	r.table = r.layout.table(f.name, f.cfg.Selector)
+	r.table = r.layout.table(f.name, f.cfg.Selector, f.exact)
 	return r
 }
 
@@ -111,8 +148,10 @@ func explain(err error) error {
 // rose. What got past meanwhile is not counted as a leak from here on.
 func (f *Fence) Settle() error {
 	const global = 1 // MEMBARRIER_CMD_GLOBAL: a grace period, and packets are handled within one
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 && errno != unix.ENOSYS {
-		return fmt.Errorf("fence: membarrier: %w", errno)
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+		// Kernels with nohz_full or without the call: far longer than a grace
+		// period takes, for want of another way to wait for one.
+		time.Sleep(50 * time.Millisecond)
 	}
 	for _, r := range f.tables {
 		n, err := f.conn.Counts(r.table)
@@ -125,9 +164,9 @@ func (f *Fence) Settle() error {
 }
 
 // Guard takes the tuples of flows, as both ends send, into the guard, before
-// the flows may be deleted. Room is room for that many more later.
+// the flows may be deleted. The first call makes room for ends: for twice the
+// tuples that it brings, at least 65,536 in each family.
 func (f *Fence) Guard(tuples []conntrack.Tuple) error {
-	b := new(nft.Batch)
 	for _, r := range f.tables {
 		var elems []nft.Element
 		for _, t := range tuples {
@@ -135,11 +174,27 @@ func (f *Fence) Guard(tuples []conntrack.Tuple) error {
 				elems = append(elems, nft.Element{Key: key(t)})
 			}
 		}
-		r.open(b, len(elems))
-		b.AddElements(r.table, setCut, elems)
+		if err := f.guard(r, elems); err != nil {
+			return fmt.Errorf("fence: guard %d tuples: %w", len(elems), err)
+		}
 	}
-	if err := f.conn.Commit(b); err != nil {
-		return fmt.Errorf("fence: guard %d tuples: %w", len(tuples), err)
+	return nil
+}
+
+// guard commits in pieces: a piece is one message to the kernel, which limits
+// them, and nothing asks for all at once.
+func (f *Fence) guard(r *raised, elems []nft.Element) error {
+	const piece = 1 << 16
+	b := new(nft.Batch)
+	r.open(b, len(elems))
+	for first := true; first || len(elems) > 0; first = false {
+		n := min(piece, len(elems))
+		b.AddElements(r.table, setCut, elems[:n])
+		elems = elems[n:]
+		if err := f.conn.Commit(b); err != nil {
+			return err
+		}
+		b = new(nft.Batch)
 	}
 	return nil
 }
@@ -154,8 +209,8 @@ func (r *raised) open(b *nft.Batch, tuples int) {
 	for _, s := range sets {
 		b.AddSet(r.table, s)
 	}
-	for name, rules := range chains {
-		b.AddRules(r.table, name, rules)
+	for _, c := range chains {
+		b.AddRules(r.table, c.Name, c.Rules)
 	}
 }
 
@@ -206,6 +261,7 @@ const (
 // Noted is one tuple of a mark.
 type Noted struct {
 	conntrack.Tuple
+	ID  uint32        // of the entry; for Born alone
 	Ago time.Duration // since the last packet; for Knocked and Leaked alone
 }
 
@@ -220,14 +276,24 @@ func (f *Fence) Noted(m Mark) iter.Seq2[Noted, error] {
 						yield(Noted{}, fmt.Errorf("fence: %w", err))
 						return
 					}
-					t, ok := tuple(e.Key)
-					if ok && !yield(Noted{t, rememberFor - e.Expires}, nil) {
+					if n, ok := r.parse(m, e); ok && !yield(n, nil) {
 						return
 					}
 				}
 			}
 		}
 	}
+}
+
+// parse reads an element of a mark's set.
+func (r *raised) parse(m Mark, e nft.Member) (n Noted, ok bool) {
+	k := e.Key
+	if m == Born && len(k) >= 4 {
+		n.ID, k = binary.BigEndian.Uint32(k), k[4:]
+	}
+	n.Tuple, ok = tuple(k)
+	n.Ago = r.remember - e.Expires
+	return n, ok
 }
 
 // setsOf returns the sets that hold a mark: those that stand from the start,
@@ -262,7 +328,7 @@ func (f *Fence) Counts() (Counts, error) {
 		if err != nil {
 			return out, err
 		}
-		for _, name := range []string{countStopped, countGuarded, countAnswers, countLate} {
+		for _, name := range []string{countStopped, countGuarded, countLate} {
 			out.Packets += n[name].Packets
 			out.Bytes += n[name].Bytes
 		}

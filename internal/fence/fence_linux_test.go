@@ -165,7 +165,7 @@ func TestRulesSayWhatMatchSays(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !Exact(&s) {
+			if !exact(&s) {
 				t.Fatal("not expressed by rules")
 			}
 			w.compare(t, &s)

@@ -13,10 +13,12 @@ import (
 // cut the same flows. Packets from the wire never carry it.
 const Tag = 0x666c6f77
 
-// Names of the sets. Those of ends are keyed by the tuple as the end sends it.
+// Names of the sets. Flows are keyed by ID and original tuple, so that a packet
+// of another flow on the same tuple is not taken for theirs; ends by the tuple
+// that they send.
 const (
 	setCut         = "cut"         // both tuples of each cut flow
-	setSeen        = "seen"        // original tuples of flows that began behind the fence
+	setSeen        = "seen"        // flows that began behind the fence
 	setBorn        = "born"        // those of them that the ruleset let through
 	setLeaked      = "leaked"      // selected tuples that passed all the same
 	setDead        = "dead"        // ends that said that their connection is gone
@@ -29,16 +31,14 @@ const (
 
 // Sizes and lifetimes of the sets that packets fill.
 const (
-	setSize     = 1 << 16
-	seenFor     = time.Second      // a first packet passes all hooks, or waits in a queue and is sent again
-	rememberFor = 60 * time.Second // longer than a cut without --timeout
+	setSize = 1 << 16
+	seenFor = time.Second // a first packet passes all hooks, or waits in a queue and is sent again
 )
 
 // Comments of the rules whose counters are read.
 const (
 	countStopped = "flowcut: stopped"
 	countGuarded = "flowcut: turned away"
-	countAnswers = "flowcut: resets from dead ends"
 	countLate    = "flowcut: stopped late"
 	countRefused = "flowcut: new, but no room"
 	countLeaked  = "flowcut: leaked"
@@ -50,14 +50,13 @@ const (
 	chainLateSelected = "late_selected"
 	chainLeakSelected = "leak_selected"
 	chainAnswers      = "answers"
-	chainAnswersOut   = "answers_out"
 	chainTold         = "told"
 	chainKnockFlow    = "knock_flow"
 	chainKnockPacket  = "knock_packet"
 )
 
-// Priorities: just behind conntrack (-200), and just before and behind its
-// confirmation (INT_MAX).
+// Priorities: just behind conntrack (-200), and just before its confirmation
+// (INT_MAX): a new hook comes before those of equal priority.
 const (
 	prioRaw    = -300
 	prioNote   = -199
@@ -69,26 +68,29 @@ const (
 // layout builds the table of one family.
 type layout struct {
 	compiler
-	silent  bool
-	without Part
-	isn     uint32 // of the SYNs that we send to ends
+	silent   bool
+	without  Part
+	numbers  Numbers
+	remember time.Duration // how long sets know when a packet came
 }
 
-func (l *layout) table(name string, s *selector.Selector) *nft.Table {
+// table lays the table out. With exact, the rules know the selector; otherwise
+// only tuples that come in with the guard.
+func (l *layout) table(name string, s *selector.Selector, exact bool) *nft.Table {
 	var selected terms
-	if Exact(s) {
+	if exact {
 		selected = l.compile(s)
 	}
 	tuples := l.flow().Types()
-	dynamic := func(name string, timeout time.Duration) *nft.Set {
-		return &nft.Set{Name: name, Key: tuples, Dynamic: true, Size: setSize, Timeout: timeout}
+	dynamic := func(name string, key []nft.Type, timeout time.Duration) *nft.Set {
+		return &nft.Set{Name: name, Key: key, Dynamic: true, Size: setSize, Timeout: timeout}
 	}
 	return &nft.Table{
 		Family: l.family, Name: name, Owned: true,
 		Sets: append(l.sets,
 			&nft.Set{Name: setCut, Key: tuples},
-			dynamic(setSeen, seenFor), dynamic(setBorn, 0), dynamic(setLeaked, rememberFor),
-			dynamic(setReset, 0), dynamic(setUnreachable, 0)),
+			dynamic(setSeen, l.entry().Types(), seenFor), dynamic(setBorn, l.entry().Types(), 0),
+			dynamic(setLeaked, tuples, l.remember), dynamic(setReset, tuples, 0), dynamic(setUnreachable, tuples, 0)),
 		Chains: []*nft.Chain{
 			{Name: "stop", Rules: l.stop(countStopped)},
 			{Name: "guard", Rules: l.stop(countGuarded)},
@@ -99,23 +101,22 @@ func (l *layout) table(name string, s *selector.Selector) *nft.Table {
 			{Name: "cut", Rules: l.cut()},
 			{Name: chainSelected, Rules: l.each(l.fenced(selected), nft.Goto("stop"))},
 			{Name: chainAnswers},
-			{Name: chainAnswersOut},
 			{Name: "late", Rules: l.late()},
 			{Name: chainLateSelected, Rules: l.each(l.fenced(selected), nft.Goto("late"))},
 			{Name: chainTold},
 			{Name: "leak", Rules: []nft.Rule{
 				nft.NewRule(countLeaked, nft.Counter),
-				nft.NewRule("", nft.AddTo{Key: l.flow(), Set: setLeaked, Timeout: rememberFor}),
+				nft.NewRule("", nft.AddTo{Key: l.flow(), Set: setLeaked, Timeout: l.remember}),
 			}},
 			{Name: chainLeakSelected, Rules: l.each(selected, nft.Goto("leak"))},
 			{Name: "kick", Hook: hook(nft.Output, prioRaw), Rules: []nft.Rule{nft.NewRule("", ours, nft.Notrack)}},
-			{Name: "note", Hook: hook(nft.Prerouting, prioNote), Rules: l.note(chainAnswers)},
-			{Name: "note_out", Hook: hook(nft.Output, prioNote), Rules: l.note(chainAnswersOut)},
+			{Name: "note", Hook: hook(nft.Prerouting, prioNote), Rules: l.note()},
+			{Name: "note_out", Hook: hook(nft.Output, prioNote), Rules: l.note()},
 			{Name: "pre", Hook: hook(nft.Prerouting, prioStop), Rules: l.pre()},
-			{Name: "out", Hook: hook(nft.Output, prioStop), Rules: l.pre(local)},
+			{Name: "out", Hook: hook(nft.Output, prioStop), Rules: l.out()},
 			{Name: "late_in", Hook: hook(nft.Input, prioLate), Rules: l.before("late", chainLateSelected)},
 			{Name: "late_post", Hook: hook(nft.Postrouting, prioLate),
-				Rules: append(append(l.told(setReset, setUnreachable, isRelated), rule(nft.Jump(chainTold))), l.before("late", chainLateSelected)...)},
+				Rules: append(l.tellings(), l.before("late", chainLateSelected)...)},
 			{Name: "behind_in", Hook: hook(nft.Input, prioBehind), Rules: l.before("leak", chainLeakSelected)},
 			{Name: "behind_post", Hook: hook(nft.Postrouting, prioBehind), Rules: l.before("leak", chainLeakSelected)},
 		},
@@ -154,7 +155,6 @@ func flat(parts []any) []nft.Statement {
 // Conditions used in many rules.
 var (
 	ours        = nft.Equal(nft.MetaPriority, nft.U32(Tag))
-	local       = nft.Equal(nft.FibSrcType, nft.U32(2)) // RTN_LOCAL
 	confirmed   = nft.Bits(nft.CTStatus, uint32(conntrack.StatusConfirmed), uint32(conntrack.StatusConfirmed))
 	unconfirmed = nft.Bits(nft.CTStatus, uint32(conntrack.StatusConfirmed), 0)
 	tcp         = nft.Equal(nft.MetaL4Proto, []byte{byte(conntrack.ProtoTCP)})
@@ -186,6 +186,9 @@ func (l *layout) flow() nft.Key {
 	return nft.Key{nft.CTProto, nft.CTSrc(l.family, nft.Original), nft.CTProtoSrc(nft.Original),
 		nft.CTDst(l.family, nft.Original), nft.CTProtoDst(nft.Original)}
 }
+
+// entry is the key of the very entry, of which there can be another later.
+func (l *layout) entry() nft.Key { return append(nft.Key{nft.CTID}, l.flow()...) }
 
 // packet is the key of a packet's own header, for packets without a flow.
 func (l *layout) packet() nft.Key {
@@ -247,45 +250,46 @@ func (l *layout) spared() []nft.Rule {
 		rule(ours, nft.Accept),
 		rule(tcp, resets, related, nft.Accept),
 		rule(l.isICMP(), related, nft.Accept),
-		rule(nft.Lookup{Key: l.flow(), Set: setBorn}, nft.Accept),
+		rule(nft.Lookup{Key: l.entry(), Set: setBorn}, nft.Accept),
 	}
 }
 
 // note records what must be known before any fence, also that of another
 // flowcut, stops the packet.
-func (l *layout) note(answers string) []nft.Rule {
+func (l *layout) note() []nft.Rule {
 	return append(l.spared(),
-		rule(nft.Jump(answers)),
-		rule(unconfirmed, tcp, pureSYN, nft.AddTo{Key: l.flow(), Set: setSeen, Timeout: seenFor}),
-		rule(unconfirmed, notTCP, nft.Lookup{Key: l.flow(), Not: true, Set: setCut}, nft.AddTo{Key: l.flow(), Set: setSeen, Timeout: seenFor}),
+		rule(nft.Jump(chainAnswers)),
+		rule(unconfirmed, tcp, pureSYN, nft.AddTo{Key: l.entry(), Set: setSeen, Timeout: seenFor}),
+		rule(unconfirmed, notTCP, nft.Lookup{Key: l.flow(), Not: true, Set: setCut}, nft.AddTo{Key: l.entry(), Set: setSeen, Timeout: seenFor}),
 	)
 }
 
-// pre stops packets as soon as conntrack knows their flow. A reset on a cut
-// tuple is an end's last word, already noted; from the gateway itself it is
-// that only if the end is local, otherwise it is ours.
-func (l *layout) pre(from ...nft.Statement) []nft.Rule {
-	answer := flat([]any{tcp, resets, nft.Lookup{Key: l.packet(), Set: setCut}, from, nft.Counter, nft.Drop})
-	return append(l.spared(),
-		nft.NewRule(countAnswers, answer...),
-		rule(nft.Jump("cut")),
-		rule(confirmed, nft.Jump(chainSelected)),
-	)
+// pre stops packets as soon as conntrack knows their flow.
+func (l *layout) pre() []nft.Rule {
+	return append(l.spared(), rule(nft.Jump("cut")), rule(confirmed, nft.Jump(chainSelected)))
+}
+
+// out is pre for what the gateway sends itself. The guard's answers to packets
+// without a flow have none either, and must leave.
+func (l *layout) out() []nft.Rule {
+	return append([]nft.Rule{rule(tcp, resets, noFlow, nft.Accept)}, l.pre()...)
 }
 
 // cut stops what is left of cut flows: the entry itself, what conntrack would
 // adopt as a new flow, and what it cannot place. A handshake passes.
 func (l *layout) cut() []nft.Rule {
-	inCut := nft.Lookup{Key: l.flow(), Set: setCut}
+	flow := nft.Lookup{Key: l.flow(), Set: setCut}
+	packet := nft.Lookup{Key: l.packet(), Set: setCut}
 	var out []nft.Rule
 	if l.without&PartFence == 0 {
-		out = append(out, rule(confirmed, inCut, nft.Goto("stop")))
+		out = append(out, rule(confirmed, flow, nft.Goto("stop")))
 	}
 	if l.without&PartGuard == 0 {
 		out = append(out,
-			rule(unconfirmed, inCut, tcp, notSYN, nft.Goto("guard_flow")),
-			rule(unconfirmed, inCut, notTCP, nft.Goto("guard_flow")),
-			rule(noFlow, tcp, nft.Lookup{Key: l.packet(), Set: setCut}, notSYN, nft.Goto("guard_packet")))
+			rule(unconfirmed, flow, tcp, notSYN, nft.Goto("guard_flow")),
+			rule(unconfirmed, flow, notTCP, nft.Goto("guard_flow")),
+			rule(noFlow, tcp, notSYN, packet, nft.Goto("guard_packet")),
+			rule(noFlow, notTCP, packet, nft.Goto("guard_packet")))
 	}
 	return out
 }
@@ -293,9 +297,11 @@ func (l *layout) cut() []nft.Rule {
 // before is the last hook before a packet leaves or is taken in: whatever is
 // selected, or on a cut tuple, and not spared goes to a chain.
 func (l *layout) before(chain, selected string) []nft.Rule {
-	out := l.spared()
+	out := append(l.spared(), rule(tcp, resets, noFlow, nft.Accept))
 	if chain != "late" || l.without&(PartFence|PartGuard) == 0 {
-		out = append(out, rule(nft.Lookup{Key: l.flow(), Set: setCut}, nft.Goto(chain)))
+		out = append(out,
+			rule(nft.Lookup{Key: l.flow(), Set: setCut}, nft.Goto(chain)),
+			rule(noFlow, nft.Lookup{Key: l.packet(), Set: setCut}, nft.Goto(chain)))
 	}
 	return append(out, rule(nft.Jump(selected)))
 }
@@ -303,61 +309,80 @@ func (l *layout) before(chain, selected string) []nft.Rule {
 // late admits a flow that began behind the fence and stops all else: what
 // was under way when the fence rose, or waited in a queue.
 func (l *layout) late() []nft.Rule {
-	began := nft.Lookup{Key: l.flow(), Set: setSeen}
-	born := nft.AddTo{Key: l.flow(), Set: setBorn}
+	began := nft.Lookup{Key: l.entry(), Set: setSeen}
+	born := nft.AddTo{Key: l.entry(), Set: setBorn}
 	return []nft.Rule{
 		rule(unconfirmed, tcp, pureSYN, began, born, nft.Accept),
 		rule(unconfirmed, notTCP, began, born, nft.Accept),
 		nft.NewRule(countRefused, unconfirmed, tcp, pureSYN, nft.Counter, nft.Drop),
+		nft.NewRule(countRefused, unconfirmed, notTCP, nft.Lookup{Key: l.flow(), Not: true, Set: setCut}, nft.Counter, nft.Drop),
 		nft.NewRule(countLate, nft.Counter, nft.Drop),
 	}
 }
 
 // guard returns the sets and rules that come in with the first cut tuples,
 // when it is known how many ends there can be.
-func (l *layout) guard(size uint32) ([]*nft.Set, map[string][]nft.Rule) {
-	var sets []*nft.Set
-	for name, timeout := range map[string]time.Duration{setDead: 0, setResetCut: 0, setUnreachCut: 0, setKnock: rememberFor} {
-		sets = append(sets, &nft.Set{Name: name, Key: l.packet().Types(), Dynamic: true, Size: size, Timeout: timeout})
+func (l *layout) guard(size uint32) (sets []*nft.Set, chains []*nft.Chain) {
+	for _, name := range []string{setDead, setResetCut, setUnreachCut, setKnock} {
+		sets = append(sets, &nft.Set{Name: name, Key: l.packet().Types(), Dynamic: true, Size: size})
 	}
-	return sets, map[string][]nft.Rule{
-		chainAnswers:     l.answers(),
-		chainAnswersOut:  l.answers(local),
-		chainTold:        l.told(setResetCut, setUnreachCut, isCut),
-		chainKnockFlow:   {rule(nft.AddTo{Key: l.flow(), Set: setKnock, Timeout: rememberFor})},
-		chainKnockPacket: {rule(nft.AddTo{Key: l.packet(), Set: setKnock, Timeout: rememberFor})},
+	sets[len(sets)-1].Timeout = l.remember
+	return sets, []*nft.Chain{
+		{Name: chainAnswers, Rules: l.answers()},
+		{Name: chainTold, Rules: l.told(setResetCut, setUnreachCut, isCut)},
+		{Name: chainKnockFlow, Rules: rules(nft.AddTo{Key: l.flow(), Set: setKnock, Timeout: l.remember})},
+		{Name: chainKnockPacket, Rules: rules(nft.AddTo{Key: l.packet(), Set: setKnock, Timeout: l.remember})},
 	}
 }
 
-// answers notes the ends that have no connection any more: they answer with a
-// reset, or, where somebody listens, take our SYN for a new connection's.
-func (l *layout) answers(from ...nft.Statement) []nft.Rule {
+// answers notes the ends that have no connection any more, by their answer to
+// one of our probes, known by its numbers: a reset, or, where somebody listens
+// and took our SYN for a new connection's, a SYN-ACK. Other resets prove
+// nothing: hosts in between send them about packets that they cannot place.
+func (l *layout) answers() []nft.Rule {
 	mine := nft.Lookup{Key: l.packet(), Set: setCut}
 	dead := nft.AddTo{Key: l.packet(), Set: setDead}
+	toSYN := nft.Equal(nft.TCPAck, be32(l.numbers.ISN+1))
+	toSYNACK := nft.Compare{Op: nft.TCPSeq, Mask: be32(anyHalf), Value: be32(l.numbers.Ack & anyHalf)}
 	return []nft.Rule{
-		rule(tcp, resets, mine, from, dead),
-		rule(tcp, flags(syn|rst|ack, syn|ack), nft.Equal(nft.TCPAck, be32(l.isn+1)), mine, from, dead),
+		rule(tcp, flags(rst, rst), toSYNACK, mine, dead),
+		rule(tcp, nft.Compare{Op: nft.TCPFlags, Mask: []byte{syn | rst}, Not: true, Value: []byte{0}}, toSYN, mine, dead),
 	}
 }
+
+// anyHalf masks the bit by which a probe's number may be changed: conntrack on
+// the way drops resets that lie behind what it has seen, one half of all.
+const anyHalf = 1<<31 - 1
 
 func be32(v uint32) []byte { return []byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)} }
 
+// tellings notes what leaves for ends from the start, when it is not known yet
+// which flows are cut: answers that carry the flow of any, and our own.
+func (l *layout) tellings() []nft.Rule {
+	out := l.told(setReset, setUnreachable, func(nft.Key) nft.Statement { return related })
+	out = append(out, l.toldICMP(setUnreachable, func(nft.Key) nft.Statement { return ours })...)
+	return append(out, rule(nft.Jump(chainTold)))
+}
+
 // told notes the ends that a reset or a port unreachable leaves for, when it
-// is one of ours. The packet that an ICMP error quotes is the end's own.
-func (l *layout) told(reset, unreach string, mine func(nft.Key) nft.Statement) []nft.Rule {
+// is one of ours.
+func (l *layout) told(reset, unreachable string, mine func(end nft.Key) nft.Statement) []nft.Rule {
+	return append([]nft.Rule{
+		rule(tcp, resets, mine(l.answered()), nft.AddTo{Key: l.answered(), Set: reset}),
+	}, l.toldICMP(unreachable, mine)...)
+}
+
+// toldICMP is the part of told for ICMP errors: the packet that one quotes is
+// the end's own.
+func (l *layout) toldICMP(set string, mine func(end nft.Key) nft.Statement) []nft.Rule {
 	_, code := l.icmp()
 	unreachable := nft.Equal(nft.Payload("", nft.TransportHeader, 0, nft.Type{ID: nft.TypeInteger.ID, Len: 2}), code)
 	inner, ping := l.quoted()
 	return []nft.Rule{
-		rule(tcp, resets, mine(l.answered()), nft.AddTo{Key: l.answered(), Set: reset}),
-		rule(l.isICMP(), unreachable, mine(inner), nft.AddTo{Key: inner, Set: unreach}),
-		rule(l.isICMP(), unreachable, mine(ping), nft.AddTo{Key: ping, Set: unreach}),
+		rule(l.isICMP(), unreachable, mine(inner), nft.AddTo{Key: inner, Set: set}),
+		rule(l.isICMP(), unreachable, mine(ping), nft.AddTo{Key: ping, Set: set}),
 	}
 }
-
-// isRelated holds for answers that carry the flow that they answer: before it
-// is known which flows are cut, that of any.
-func isRelated(nft.Key) nft.Statement { return related }
 
 // isCut holds for answers to an end of a cut flow.
 func isCut(end nft.Key) nft.Statement { return nft.Lookup{Key: end, Set: setCut} }

@@ -91,7 +91,7 @@ func (s *Set) flags() uint32 {
 	if s.Dynamic {
 		f |= unix.NFT_SET_EVAL
 	}
-	if s.Timeout != 0 || s.Timed {
+	if s.Timeout != 0 {
 		f |= unix.NFT_SET_TIMEOUT
 	}
 	return f

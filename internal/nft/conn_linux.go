@@ -20,7 +20,10 @@ type Conn struct {
 // Dial opens a connection in the namespace of a descriptor, 0 for the calling
 // thread's.
 func Dial(netNS int) (*Conn, error) {
-	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netNS})
+	// The kernel fills what the reader has room for, and walks a set from its
+	// start for each fill.
+	const room = 64 << 10
+	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netNS, MessageBufferSize: room})
 	if err != nil {
 		return nil, fmt.Errorf("nft: open a netlink socket: %w", err)
 	}
@@ -252,20 +255,4 @@ func parseCounter(b []byte, n *Count) error {
 		}
 		return nil
 	})
-}
-
-// HasTable tells whether a table of that name exists, whoever owns it.
-func (c *Conn) HasTable(f Family, name string) (bool, error) {
-	msgs, err := c.dump(unix.NFT_MSG_GETTABLE, f, func(*encoder) {})
-	if err != nil {
-		return false, fmt.Errorf("nft: list tables: %w", err)
-	}
-	for _, m := range msgs {
-		var found bool
-		_ = walk(m.Data, unix.NFTA_TABLE_NAME, func(v []byte) error { found = str(v) == name; return nil })
-		if found {
-			return true, nil
-		}
-	}
-	return false, nil
 }

@@ -70,7 +70,9 @@ func ct(name string, key uint32, dir Dir, typ Type) Operand {
 var (
 	CTState  = ct("ct state", unix.NFT_CT_STATE, noDir, TypeState)
 	CTStatus = ct("ct status", unix.NFT_CT_STATUS, noDir, TypeStatus)
-	CTZone   = ct("ct zone", unix.NFT_CT_ZONE, noDir, TypeZone)
+	// CTID is the entry's ID, bytes as in CTA_ID. nft(8) has no type of its own
+	// for it; known before the entry is confirmed from Linux 5.4 on.
+	CTID = ct("ct id", unix.NFT_CT_ID, noDir, TypeMark)
 	// CTProto is the protocol of the flow. An ICMP error about a UDP flow has
 	// UDP here and ICMP in MetaL4Proto.
 	CTProto = ct("ct protocol", unix.NFT_CT_PROTOCOL, noDir, TypeProto)
@@ -156,6 +158,7 @@ var (
 	SrcPort  = Payload("th sport", TransportHeader, 0, TypePort)
 	DstPort  = Payload("th dport", TransportHeader, 2, TypePort)
 	TCPFlags = Payload("tcp flags", TransportHeader, 13, TypeTCPFlag)
+	TCPSeq   = Payload("tcp sequence", TransportHeader, 4, TypeInteger)
 	TCPAck   = Payload("tcp ackseq", TransportHeader, 8, TypeInteger)
 )
 
@@ -174,14 +177,6 @@ func Dst(f Family) Operand {
 	}
 	return ipDst
 }
-
-// FibSrcType is the routing type of the source address, RTN_LOCAL for one of
-// the host's own. Needs the kernel's nft_fib.
-var FibSrcType = Operand{name: "fib saddr type", typ: TypeFib, expr: "fib", load: func(e *encoder, reg uint32) {
-	e.u32(unix.NFTA_FIB_DREG, reg)
-	e.u32(unix.NFTA_FIB_RESULT, unix.NFT_FIB_RESULT_ADDRTYPE)
-	e.u32(unix.NFTA_FIB_FLAGS, unix.NFTA_FIB_F_SADDR)
-}}
 
 // loadAll loads operands into successive registers, each at a multiple of
 // four bytes, as concatenated keys want it, and returns the first register.

@@ -104,8 +104,6 @@ func format(t Type, v []byte) string {
 		return fmt.Sprint(binary.NativeEndian.Uint16(v))
 	case t == TypeInteger:
 		return fmt.Sprint(binary.BigEndian.Uint32(v))
-	case t == TypeFib:
-		return "local"
 	case t.Len == 4:
 		return fmt.Sprintf("%#x", binary.NativeEndian.Uint32(v))
 	case t.ID == 41:
@@ -273,7 +271,6 @@ func verdict(text string, code int32, chain string) Statement {
 var (
 	Accept = verdict("accept", 1, "") // NF_ACCEPT
 	Drop   = verdict("drop", 0, "")   // NF_DROP
-	Return = verdict("return", unix.NFT_RETURN, "")
 )
 
 // Goto goes on in another chain and does not come back.

@@ -54,7 +54,6 @@ type Set struct {
 	Dynamic  bool          // rules add elements
 	Size     uint32        // most elements, 0: no limit; dynamic sets need one
 	Timeout  time.Duration // elements live that long, 0: for ever
-	Timed    bool          // rules give elements a time each
 	Elements []Element
 }
 
@@ -133,7 +132,7 @@ func (s *Set) write(b *strings.Builder) {
 	if s.Dynamic {
 		flags = append(flags, "dynamic")
 	}
-	if s.Timeout != 0 || s.Timed {
+	if s.Timeout != 0 {
 		flags = append(flags, "timeout")
 	}
 	if s.Size != 0 {

@@ -66,20 +66,22 @@ const (
 // sent to it has the tuple's destination as its source.
 
 // Ack sends a bare ACK with impossible numbers: a live end answers with an ACK
-// that has the right ones (RFC 9293, 3.10.7.4), one without a connection with
-// a reset.
+// that has the right ones (RFC 9293, 3.10.7.4).
 func (p *Prober) Ack(end conntrack.Tuple) error {
 	return p.segment(end, flagACK, rand.Uint32(), rand.Uint32())
 }
 
-// Syn sends a SYN. It passes host firewalls that drop what is invalid.
+// Syn sends a SYN, to an end that was the responder. It passes hosts that drop
+// what does not fit a connection. One without a connection answers with a
+// reset, or with a SYN-ACK where somebody listens; either acknowledges isn+1.
 func (p *Prober) Syn(end conntrack.Tuple, isn uint32) error {
 	return p.segment(end, flagSYN, isn, 0)
 }
 
-// SynAck sends a SYN-ACK with impossible numbers, to an end that was the originator.
-func (p *Prober) SynAck(end conntrack.Tuple) error {
-	return p.segment(end, flagSYN|flagACK, rand.Uint32(), rand.Uint32())
+// SynAck sends a SYN-ACK, to an end that was the originator. One without a
+// connection answers with a reset whose sequence number is ack.
+func (p *Prober) SynAck(end conntrack.Tuple, ack uint32) error {
+	return p.segment(end, flagSYN|flagACK, rand.Uint32(), ack)
 }
 
 func (p *Prober) segment(end conntrack.Tuple, flags byte, seq, ack uint32) error {
