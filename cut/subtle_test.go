@@ -1,0 +1,135 @@
+//go:build linux
+
+package cut
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flowcut/conntrack"
+	"flowcut/internal/lab"
+	"flowcut/internal/lab/labtest"
+)
+
+// during returns options that call f once, when a step begins.
+func during(step string, o Options, f func()) Options {
+	o.Progress = func(s Step) {
+		if s.Name == step {
+			f()
+		}
+	}
+	return o
+}
+
+// Where conntrack adopts nothing, what the guard answers has no flow: it must
+// reach its end all the same, through a gateway that does not translate, and
+// from the gateway itself, and must not be taken for an end's own word.
+func TestGuardAnswersWithoutFlow(t *testing.T) {
+	strict := map[string]string{"net.netfilter.nf_conntrack_tcp_loose": "0"}
+	t.Run("plain router", func(t *testing.T) {
+		net := dmz(t, lab.Config{NoRules: true, Sysctls: strict})
+		track(t, net)
+		ends := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Speak, To: address(net.Servers[0], false, port), Count: 50, Interval: 100 * time.Millisecond})
+		r := runCut(t, net, Options{Selector: parse(t, "--dport", "5201"), NoKick: true})
+		if !r.Proven || r.Flows.Matched != 50 {
+			t.Errorf("proven %v, matched %d", r.Proven, r.Flows.Matched)
+		}
+		if told := ends.Peers().Told(unix.ECONNRESET); told != 50 {
+			t.Errorf("%d of 50 servers that spoke were told", told)
+		}
+	})
+	t.Run("own flows", func(t *testing.T) {
+		net := labtest.Standard(t, lab.Config{Sysctls: strict})
+		g, s := net.Gateway, net.Servers[0]
+		labtest.Listen(t, s.Host, port)
+		ends := labtest.Dial(t, g.Host, lab.Streams{Kind: lab.Speak, To: address(s, false, port), Count: 20, Interval: 100 * time.Millisecond})
+		r := runCut(t, net, Options{Selector: parse(t, "--dport", "5201"), NoKick: true})
+		if r.Endpoints.Dead != 0 || r.Final {
+			t.Errorf("%d ends counted as dead, final %v, and none was asked", r.Endpoints.Dead, r.Final)
+		}
+		if told := ends.Peers().Told(unix.ECONNRESET); told != 20 {
+			t.Errorf("%d of 20 servers that spoke were told", told)
+		}
+	})
+}
+
+// track makes a gateway without rules track connections, as one with any
+// stateful rule does.
+func track(t *testing.T, net *lab.Topology) {
+	t.Helper()
+	if err := net.Gateway.Firewall(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A connection of a family that had no entry when the cut began is a new one.
+func TestNewFamilyDuringCut(t *testing.T) {
+	net := dmz(t, lab.Config{})
+	labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, false), Count: 10})
+	var fresh lab.Ends
+	o := during(stepList, Options{Selector: toServer(t, net)}, func() {
+		fresh = labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Talk, To: at(net, port, true), Count: 5, Interval: 5 * time.Millisecond})
+	})
+	r := runCut(t, net, o)
+	wantProven(t, r)
+	if r.Flows.Matched != 10 {
+		t.Errorf("matched %d, want the 10 old ones", r.Flows.Matched)
+	}
+	before := fresh.Received()
+	labtest.Until(t, "the new ones go on", func() bool { return fresh.Received() > before+20 })
+	if n := both(fresh).Told(nil); n != 10 {
+		t.Errorf("%d of 10 ends of new connections live", n)
+	}
+}
+
+// Somebody who puts a cut flow back denies the proof.
+func TestReinsertedDuringCut(t *testing.T) {
+	net := dmz(t, lab.Config{})
+	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, false), Count: 10})
+	old := find(t, net, idle[0])
+	o := during(stepSettle, Options{Selector: toServer(t, net)}, func() {
+		c, err := conntrack.Dial(conntrack.Config{NetNS: net.Gateway.NS.Fd()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		f := &conntrack.Flow{
+			Has:  conntrack.AttrOrig | conntrack.AttrReply | conntrack.AttrTimeout | conntrack.AttrTCP,
+			Orig: old.Orig, Reply: old.Orig.Invert(), Timeout: time.Minute, TCP: conntrack.TCP{State: conntrack.TCPEstablished},
+		}
+		if err := c.Create(labtest.Context(t), f); err != nil {
+			t.Fatal(err)
+		}
+	})
+	r := runCut(t, net, o)
+	if r.Proven || r.Flows.Returned != 1 || r.Reason == "" {
+		t.Errorf("proven %v, returned %d, reason %q", r.Proven, r.Flows.Returned, r.Reason)
+	}
+	wantNoEntries(t, net)
+}
+
+// A reset to another flow that has taken over a cut flow's port at the
+// gateway is not held back.
+func TestResetOfAnotherFlow(t *testing.T) {
+	net := labtest.Standard(t, lab.Config{})
+	outside := labtest.Listen(t, net.Clients[0].Host, 7000)
+	to := address(net.Clients[0], false, 7000)
+	from := func(s *lab.Station) netip.AddrPort { return netip.AddrPortFrom(s.Addr4, 40000) }
+	labtest.Dial(t, net.Servers[0].Host, lab.Streams{Kind: lab.Idle, To: to, Local: from(net.Servers[0])})
+	var err error
+	var took time.Duration
+	o := during(stepSettle, Options{Selector: parse(t, "--orig-src", net.Servers[0].Addr4.String())}, func() {
+		outside.Close()
+		start := time.Now()
+		_, err = net.Servers[1].Dial(labtest.Context(t), lab.Streams{Kind: lab.Idle, To: to, Local: from(net.Servers[1])})
+		took = time.Since(start)
+	})
+	wantProven(t, runCut(t, net, o))
+	if !errors.Is(err, unix.ECONNREFUSED) || took > 500*time.Millisecond {
+		t.Errorf("the other host's connection ended after %v with %v, want at once with ECONNREFUSED", took, err)
+	}
+}
