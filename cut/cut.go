@@ -27,7 +27,7 @@ import (
 // has been changed then.
 func Run(ctx context.Context, o Options) (*Receipt, error) {
 	c := &cutting{o: o.normal()}
-	c.receipt = Receipt{Version: 1, Selector: c.o.Selector.String()}
+	c.receipt = Receipt{Version: 1, Selector: c.o.Selector.Brief()}
 	limit, cancel := context.WithTimeoutCause(ctx, time.Until(c.o.Start.Add(c.o.Timeout)), errTimeout)
 	defer cancel()
 	if err := c.open(); err != nil {
@@ -42,6 +42,9 @@ func Run(ctx context.Context, o Options) (*Receipt, error) {
 	case timedOut(limit, err):
 		c.ended = fmt.Sprintf("--timeout ran out at %q", c.step)
 		err = nil
+	case ctx.Err() != nil:
+		c.ended = fmt.Sprintf("%v ended it at %q", context.Cause(ctx), c.step)
+		err = context.Cause(ctx)
 	case err != nil:
 		c.ended = fmt.Sprintf("it ended at %q: %v", c.step, err)
 	}
@@ -107,6 +110,9 @@ func (c *cutting) open() (err error) {
 		return err
 	}
 	c.receipt.Fence.Exact = c.fence.Exact()
+	if !c.kicks() {
+		return nil
+	}
 	return netns.DoFd(c.o.NetNS, func() error {
 		c.prober, err = probe.Open(fence.Tag)
 		return err
@@ -222,7 +228,7 @@ func (c *cutting) since(t time.Time) Millis { return Millis(t.Sub(c.o.Start)) }
 func (c *cutting) take(list []*member) error {
 	var guarded []*member
 	for _, m := range list {
-		if m.free = !withHandshake(m) && c.o.Hold == 0; !m.free {
+		if m.free = !m.tcp && c.o.Hold == 0; !m.free {
 			guarded = append(guarded, m)
 		}
 	}

@@ -195,6 +195,7 @@ func TestCutStreams(t *testing.T) {
 		{name: "snat", cfg: lab.Config{SNAT: true}, kind: lab.Download, idle: 20},
 		{name: "strict", cfg: lab.Config{Sysctls: map[string]string{"net.netfilter.nf_conntrack_tcp_loose": "0"}}, kind: lab.Download, idle: 20},
 		{name: "firewalled ends", cfg: lab.Config{HostFirewall: true}, kind: lab.Download, idle: 200},
+		{name: "rejecting ends", cfg: lab.Config{HostRejects: true}, kind: lab.Download, idle: 200},
 		{name: "firewalled ends 6", cfg: lab.Config{HostFirewall: true}, kind: lab.Upload, v6: true, idle: 20},
 	} {
 		t.Run(c.name, func(t *testing.T) {

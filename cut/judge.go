@@ -125,10 +125,14 @@ func (c *cutting) judge() {
 	doubt(r.Flows.Returned > 0, "%d flows came back in spite of the guard, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP): stop it and cut again", r.Flows.Returned)
 	doubt(c.heldShort, "what has no handshake was not held for the whole --hold; give more --timeout")
 	doubt(r.Fence.LeakedPackets > 0, "%d packets of selected flows passed the fence, on a path where its rules do not stop them: cut again, and report it", r.Fence.LeakedPackets)
-	silent, _ := c.members.unconfirmed()
-	r.Final = silent == 0
+	silent := c.members.unconfirmed().flows
+	r.Final = silent == 0 && c.ended == ""
+	r.handshakes = !c.hasHeld()
+	if r.Flows.Matched == 0 && r.Fence.Packets > 0 {
+		c.because("%d packets were stopped of flows that had no entry any more when they were listed", r.Fence.Packets)
+	}
 	switch {
-	case r.Final:
+	case silent == 0:
 	case c.o.Silent || c.o.NoKick:
 		c.because("%d flows were not asked for a sign of death: %s", silent, c.mayReturn())
 	case c.o.AcceptSilent:

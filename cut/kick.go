@@ -53,8 +53,8 @@ var (
 	lastAnswer = 150 * time.Millisecond // after the last probe of a list
 )
 
-// kick runs rounds of probes until all ends of open flows have confirmed their
-// death, or all rounds are done; with enough, until each flow has one such end.
+// kick runs rounds of probes until all ends have confirmed their death, or all
+// rounds are done; with enough, until each open flow has one such end.
 func (c *cutting) kick(ctx context.Context, rounds []round, enough bool) error {
 	start := time.Now()
 	for i := 0; i <= len(rounds); i++ {
@@ -68,13 +68,21 @@ func (c *cutting) kick(ctx context.Context, rounds []round, enough bool) error {
 		if done || err != nil {
 			return err
 		}
-		if i < len(rounds) {
+		// Where probes take longer to send than rounds are apart, the next one
+		// asks those that are left.
+		late := i > 0 && i+1 < len(rounds) && time.Since(start) > rounds[i+1].at
+		if i < len(rounds) && !late {
 			c.half ^= 1 << 31
 			c.probeAll(rounds[i].kind, enough)
 		}
 	}
 	return nil
 }
+
+// forOthers is how long TCP flows are waited for that the gateway does not take
+// for open. Should it be wrong, as with a way that it sees one direction of,
+// their ends answer as any.
+const forOthers = 200 * time.Millisecond
 
 // answersUntil reads which ends have died until a moment, or until enough have.
 func (c *cutting) answersUntil(ctx context.Context, until time.Time, enough bool) (done bool, err error) {
@@ -84,8 +92,8 @@ func (c *cutting) answersUntil(ctx context.Context, until time.Time, enough bool
 		if err := c.readDead(); err != nil {
 			return false, err
 		}
-		flows, ends := c.members.unconfirmed()
-		if ends == 0 || (enough && flows == 0) {
+		n := c.members.unconfirmed()
+		if n.ends == 0 && (n.others == 0 || enough || time.Since(c.raised) > forOthers) || enough && n.flows == 0 {
 			return true, nil
 		}
 		left := time.Until(until)
@@ -123,18 +131,20 @@ func (c *cutting) readDead() error {
 	return nil
 }
 
-// probeAll sends one probe to each end of an open flow that has not confirmed
-// its death; with enough, only where neither end has.
+// probeAll sends one probe to each end of a TCP flow that has not confirmed
+// its death; with enough, only where neither end has, and one must.
 func (c *cutting) probeAll(kind probeKind, enough bool) {
 	for _, m := range c.members.list {
-		if !m.open || (enough && (m.dead[0] || m.dead[1])) {
+		if !m.tcp || (enough && (!m.open || m.dead[0] || m.dead[1])) {
 			continue
 		}
 		for i := range 2 {
 			if m.dead[i] {
 				continue
 			}
-			c.sent(c.probe(kind, m.end(i), i))
+			if err := c.probe(kind, m.end(i), i); err != nil {
+				c.sendError = err // such an end stays silent
+			}
 		}
 	}
 }
@@ -154,12 +164,12 @@ func (c *cutting) probe(kind probeKind, end conntrack.Tuple, i int) error {
 // tellRest sends the ends of flows that are not TCP a port unreachable.
 func (c *cutting) tellRest(list []*member) {
 	for _, m := range list {
-		if withHandshake(m) {
+		if m.tcp {
 			continue
 		}
 		for i := range 2 {
 			if end := m.end(i); answerable(end) && !(i == 1 && end.IsICMP()) {
-				c.sent(c.prober.Unreachable(end))
+				_ = c.prober.Unreachable(end) // counted where it leaves
 			}
 		}
 	}
@@ -172,12 +182,4 @@ func answerable(end conntrack.Tuple) bool {
 		return !a.IsMulticast() && !a.IsUnspecified() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	}
 	return single(end.Src) && single(end.Dst)
-}
-
-// sent takes down that something could not be sent. It concerns one end or one
-// moment: such an end stays silent.
-func (c *cutting) sent(err error) {
-	if err != nil {
-		c.sendError = err
-	}
 }

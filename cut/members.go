@@ -6,7 +6,8 @@ import "flowcut/conntrack"
 type member struct {
 	key     conntrack.Key
 	reply   conntrack.Tuple
-	open    bool            // TCP with a connection that has not been closed
+	tcp     bool            // its ends are asked for a sign of death
+	open    bool            // and one must give it
 	free    bool            // not under the guard: the ruleset judges its next packet
 	deleted bool            // asked the kernel to
 	gone    bool            // had no entry any more by then
@@ -37,7 +38,7 @@ type endRef struct {
 
 // newMember makes a member of an entry.
 func newMember(f *conntrack.Flow, keep bool) *member {
-	m := &member{key: f.Key(), reply: f.Reply, open: open(f)}
+	m := &member{key: f.Key(), reply: f.Reply, tcp: f.Orig.Proto == conntrack.ProtoTCP, open: open(f)}
 	if keep {
 		m.flow = f.Clone()
 	}
@@ -54,11 +55,11 @@ func (ms *members) add(m *member) {
 	}
 }
 
-// open tells whether a flow is a TCP connection with sockets that must be
-// told. Where the handshake has not been answered there is no connection yet,
-// and in TIME_WAIT there is none any more. CLOSE counts as open: it is what the
-// fence's resets make of a flow by the time it is listed. Ends that had closed
-// before answer that they are dead.
+// open tells whether a flow is a TCP connection, by all that the gateway knows:
+// where the handshake has not been answered there is none yet, and in TIME_WAIT
+// there is none any more. CLOSE counts as open: it is what the fence's resets
+// make of a flow by the time it is listed. Ends that had closed before answer
+// that they are dead.
 func open(f *conntrack.Flow) bool {
 	if f.Orig.Proto != conntrack.ProtoTCP {
 		return false
@@ -79,29 +80,33 @@ func tuples(list []*member) []conntrack.Tuple {
 	return out
 }
 
-// withHandshake tells whether a new flow on a tuple begins with a handshake
-// that the ruleset judges, so that its packets alone cannot make it.
-func withHandshake(m *member) bool { return m.key.Orig.Proto == conntrack.ProtoTCP }
+// unconfirmed counts what is not known to be dead.
+type unconfirmed struct {
+	flows  int // open flows with neither end
+	ends   int // ends of open flows
+	others int // ends of TCP flows that are not open
+}
 
-// unconfirmed counts open members by how many of their ends are not known to
-// be dead: none known dead, and ends missing in all.
-func (ms *members) unconfirmed() (flows, ends int) {
+func (ms *members) unconfirmed() (n unconfirmed) {
 	for _, m := range ms.list {
-		if !m.open {
-			continue
-		}
-		n := 0
+		missing := 0
 		for _, dead := range m.dead {
 			if !dead {
-				n++
+				missing++
 			}
 		}
-		ends += n
-		if n == 2 {
-			flows++
+		switch {
+		case !m.tcp:
+		case !m.open:
+			n.others += missing
+		default:
+			n.ends += missing
+			if missing == 2 {
+				n.flows++
+			}
 		}
 	}
-	return flows, ends
+	return n
 }
 
 // outcome says what became of the member's entry.
@@ -118,14 +123,13 @@ func (m *member) outcome() Outcome {
 // report is the member's line in the receipt.
 func (m *member) report() FlowReport {
 	r := FlowReport{Flow: m.flow, Outcome: m.outcome()}
-	if m.open {
-		state := func(dead bool) End {
-			if dead {
-				return EndDead
-			}
-			return EndSilent
+	for i, e := range []*End{&r.Originator, &r.Responder} {
+		switch {
+		case m.dead[i]:
+			*e = EndDead
+		case m.open:
+			*e = EndSilent
 		}
-		r.Originator, r.Responder = state(m.dead[0]), state(m.dead[1])
 	}
 	return r
 }

@@ -89,6 +89,3 @@ func (o Options) normal() Options {
 	}
 	return o
 }
-
-// waived tells whether flows without a dead end are accepted.
-func (o *Options) waived() bool { return o.AcceptSilent || o.Silent || o.NoKick }

@@ -12,8 +12,8 @@ import (
 // Times are milliseconds since Options.Start. As JSON it is one object whose
 // names and units stay as they are while Version does.
 type Receipt struct {
-	Version  int    `json:"version"` // 1
-	Selector string `json:"selector"`
+	Version  int    `json:"version"`  // 1
+	Selector string `json:"selector"` // long lists shortened
 
 	// Proven: no entry is left of a flow that began before the fence, no
 	// packet of a selected flow passed it, nothing came back, and each open
@@ -24,7 +24,8 @@ type Receipt struct {
 	// flow cannot come back.
 	Final bool `json:"final"`
 
-	// Reason says, when not proven or not final, why and what to do.
+	// Reason says, when not proven or not final, why and what to do; and what
+	// else there is to know. Parts are separated by "; ".
 	Reason string `json:"reason"`
 
 	Flows     FlowCounts     `json:"flows"`
@@ -35,7 +36,13 @@ type Receipt struct {
 
 	// Flow lists the flows, with Options.Flows.
 	Flow []FlowReport `json:"flow,omitempty"`
+
+	handshakes bool // all flows were TCP
 }
+
+// ForGood tells whether no packet of the flows can bring one back: they are
+// final, and none is of a kind whose next packet the ruleset judges as new.
+func (r *Receipt) ForGood() bool { return r.Proven && r.Final && r.handshakes }
 
 // FlowCounts counts flows. Matched = Deleted + Vanished + Remaining + Spared.
 type FlowCounts struct {
@@ -49,7 +56,7 @@ type FlowCounts struct {
 	Suspects  int `json:"suspects"`  // look like mirrors, left alone
 	Returned  int `json:"returned"`  // adopted again meanwhile, and deleted
 	Admitted  int `json:"admitted"`  // new ones that the ruleset let in after the fence rose
-	Refused   int `json:"refused"`   // new ones dropped because a set was full: packets
+	Refused   int `json:"refused"`   // first packets of new ones that were dropped because a set was full
 	Knocking  int `json:"knocking"`  // tuples still sending when the guard was lifted
 }
 
@@ -94,8 +101,8 @@ const (
 	Spared    Outcome = "spared"
 )
 
-// End is what is known of one end: "dead", "silent", or "" where nothing was
-// asked of it: flows that are not TCP, or not open.
+// End is what is known of one end: "dead", "silent", or "" where no sign was
+// needed: flows that are not TCP, or not open.
 type End string
 
 // What is known of ends.

@@ -62,7 +62,7 @@ func (c *cutting) unsettled() (time.Duration, error) {
 // hasHeld tells whether there are flows without a handshake.
 func (c *cutting) hasHeld() bool {
 	for _, m := range c.members.list {
-		if !withHandshake(m) {
+		if !m.tcp {
 			return true
 		}
 	}

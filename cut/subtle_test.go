@@ -61,7 +61,7 @@ func TestGuardAnswersWithoutFlow(t *testing.T) {
 // stateful rule does.
 func track(t *testing.T, net *lab.Topology) {
 	t.Helper()
-	if err := net.Gateway.Firewall(); err != nil {
+	if err := net.Gateway.Firewall(false); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -131,5 +131,42 @@ func TestResetOfAnotherFlow(t *testing.T) {
 	wantProven(t, runCut(t, net, o))
 	if !errors.Is(err, unix.ECONNREFUSED) || took > 500*time.Millisecond {
 		t.Errorf("the other host's connection ended after %v with %v, want at once with ECONNREFUSED", took, err)
+	}
+}
+
+// Of a connection whose answers take another way the gateway knows only that
+// it has begun. Its ends are asked all the same.
+func TestCutOneWay(t *testing.T) {
+	net := dmz(t, lab.Config{NoRules: true})
+	track(t, net)
+	client, server := net.Clients[0], net.Servers[0]
+	at := func(a string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(a)} }
+	must(t, net.Connect(labtest.Context(t),
+		lab.Port{Host: client.Host, Name: "side", Addresses: at("10.9.9.1/24")},
+		lab.Port{Host: server.Host, Name: "side", Addresses: at("10.9.9.2/24")}))
+	must(t, server.Route(netip.PrefixFrom(client.Addr4, 32), netip.MustParseAddr("10.9.9.1")))
+	idle := labtest.Dial(t, client.Host, lab.Streams{Kind: lab.Idle, To: address(server, false, port), Count: 5})
+	if f := find(t, net, idle[0]); f.TCP.State != conntrack.TCPSynSent && f.TCP.State != conntrack.TCPEstablished || f.Status&conntrack.StatusSeenReply != 0 {
+		t.Fatalf("state %v, status %v: the gateway sees the answers", f.TCP.State, f.Status)
+	}
+	r := runCut(t, net, Options{Selector: parse(t, "--host", server.Addr4.String())})
+	wantProven(t, r)
+	wantReset(t, idle)
+	if r.Endpoints.Dead != 5 {
+		t.Errorf("%d ends confirmed dead, want the 5 that answer through the gateway", r.Endpoints.Dead)
+	}
+}
+
+// Packets that have no flow, such as neighbour discovery, are no selector's
+// business, also where one holds for all flows of a family.
+func TestNeighboursDuringCut(t *testing.T) {
+	net := dmz(t, lab.Config{})
+	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, true), Count: 3})
+	must(t, net.Gateway.ForgetNeighbours())
+	r := runCut(t, net, Options{Selector: parse(t, "!", "-s", "10.0.0.0/8")})
+	wantProven(t, r)
+	wantReset(t, both(idle))
+	if r.Endpoints.Silent != 0 || time.Duration(r.ElapsedMS) > 3*time.Second {
+		t.Errorf("%d ends silent, took %v", r.Endpoints.Silent, r.ElapsedMS)
 	}
 }

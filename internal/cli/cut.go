@@ -57,6 +57,9 @@ changed.`,
 		if err := needNarrow(s, f.all); err != nil {
 			return err
 		}
+		if f.timeout.value == 0 {
+			return usage("give it the time that a cut may take, such as 30s", "--timeout 0s leaves no time for a cut")
+		}
 		asked := cmd.Flags().Changed("hold") || cmd.Flags().Changed("settle")
 		if longest := f.hold.value + f.settle.value; asked && longest > f.timeout.value {
 			return usage("give --timeout more than "+longest.String(), "--timeout %s is shorter than --hold and --settle together", f.timeout.value)

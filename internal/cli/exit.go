@@ -158,7 +158,7 @@ func describe(err error) (what, hint string) {
 	what = strings.ReplaceAll(err.Error(), "\n", "; ")
 	switch {
 	case errors.Is(err, os.ErrPermission):
-		hint = "this needs CAP_NET_ADMIN, and CAP_SYS_ADMIN for --netns: run it as root, or with sudo"
+		hint = "this needs CAP_NET_ADMIN, to cut CAP_NET_RAW too, and CAP_SYS_ADMIN for --netns: run it as root, or with sudo"
 	case errors.Is(err, conntrack.ErrNotSupported):
 	case isUnsupported(err):
 		hint = "the kernel needs nfnetlink and ctnetlink: load the module nf_conntrack_netlink"

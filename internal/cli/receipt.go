@@ -22,8 +22,10 @@ func appendReceipt(b []byte, r *cut.Receipt, colour bool) []byte {
 	switch {
 	case r.Proven && r.Flows.Matched == 0:
 		verdict, paint = "proven: nothing matched", green
-	case r.Proven && r.Final:
+	case r.ForGood():
 		verdict, paint = fmt.Sprintf("proven: %s ended for good", count(r.Flows.Matched, "flow")), green
+	case r.Proven && r.Final:
+		verdict, paint = fmt.Sprintf("proven: %s ended", count(r.Flows.Matched, "flow")), green
 	case r.Proven:
 		verdict, paint = fmt.Sprintf("proven, but not final: %s ended", count(r.Flows.Matched, "flow")), green
 	}

@@ -161,6 +161,7 @@ var (
 	notTCP      = nft.Compare{Op: nft.MetaL4Proto, Not: true, Value: []byte{byte(conntrack.ProtoTCP)}}
 	related     = nft.AnyBit(nft.CTState, 1<<2)      // NF_CT_STATE_BIT(IP_CT_RELATED)
 	noFlow      = nft.AnyBit(nft.CTState, 1<<0|1<<6) // invalid, untracked
+	hasFlow     = nft.Bits(nft.CTState, 1<<0|1<<6, 0)
 )
 
 // TCP flag bits.
@@ -241,14 +242,12 @@ func (l *layout) stop(count string) []nft.Rule {
 	}
 }
 
-// spared are packets that no rule may stop: our own, and flows that began
-// while the fence stood. What we tell an end carries its flow, as related to
-// it: a reset from outside never does, an ICMP error from outside does no harm.
-// Through loopback both come back in.
+// spared are packets that no rule may stop: our own, flows that began while
+// the fence stood, and ICMP errors about any flow: ours, which also come back
+// in through loopback, and those from outside, which do no harm.
 func (l *layout) spared() []nft.Rule {
 	return []nft.Rule{
 		rule(ours, nft.Accept),
-		rule(tcp, resets, related, nft.Accept),
 		rule(l.isICMP(), related, nft.Accept),
 		rule(nft.Lookup{Key: l.entry(), Set: setBorn}, nft.Accept),
 	}
@@ -264,15 +263,21 @@ func (l *layout) note() []nft.Rule {
 	)
 }
 
-// pre stops packets as soon as conntrack knows their flow.
+// pre stops packets as soon as conntrack knows their flow. Resets that the
+// gateway makes must reach their ends, its own among them: where the packet
+// that is answered fits no flow, the reset may fit one, or none.
 func (l *layout) pre() []nft.Rule {
-	return append(l.spared(), rule(nft.Jump("cut")), rule(confirmed, nft.Jump(chainSelected)))
+	loopback := nft.Equal(nft.MetaIIFName, nft.Name("lo"))
+	return append([]nft.Rule{rule(loopback, tcp, resets, nft.Accept)}, l.stopping()...)
 }
 
-// out is pre for what the gateway sends itself. The guard's answers to packets
-// without a flow have none either, and must leave.
+// out is pre for what the gateway sends itself.
 func (l *layout) out() []nft.Rule {
-	return append([]nft.Rule{rule(tcp, resets, noFlow, nft.Accept)}, l.pre()...)
+	return append([]nft.Rule{rule(tcp, resets, nft.Accept)}, l.stopping()...)
+}
+
+func (l *layout) stopping() []nft.Rule {
+	return append(l.spared(), rule(nft.Jump("cut")), rule(confirmed, nft.Jump(chainSelected)))
 }
 
 // cut stops what is left of cut flows: the entry itself, what conntrack would
@@ -295,15 +300,18 @@ func (l *layout) cut() []nft.Rule {
 }
 
 // before is the last hook before a packet leaves or is taken in: whatever is
-// selected, or on a cut tuple, and not spared goes to a chain.
+// selected, or on a cut tuple, and not spared goes to a chain. Resets are the
+// gateway's own here: those of others have not come so far.
 func (l *layout) before(chain, selected string) []nft.Rule {
-	out := append(l.spared(), rule(tcp, resets, noFlow, nft.Accept))
+	out := append([]nft.Rule{rule(tcp, resets, nft.Accept)}, l.spared()...)
 	if chain != "late" || l.without&(PartFence|PartGuard) == 0 {
 		out = append(out,
 			rule(nft.Lookup{Key: l.flow(), Set: setCut}, nft.Goto(chain)),
 			rule(noFlow, nft.Lookup{Key: l.packet(), Set: setCut}, nft.Goto(chain)))
 	}
-	return append(out, rule(nft.Jump(selected)))
+	// A selector may hold for packets that have no flow, such as neighbour
+	// discovery, which are not its business.
+	return append(out, rule(hasFlow, nft.Jump(selected)))
 }
 
 // late admits a flow that began behind the fence and stops all else: what

@@ -116,3 +116,21 @@ func (h *Host) Route(dst netip.Prefix, via netip.Addr) error {
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
+
+// ForgetNeighbours empties the host's table of link-layer addresses, so that
+// the next packet to each has to ask for it.
+func (h *Host) ForgetNeighbours() error {
+	neighbours, err := h.route.NeighList(0, 0)
+	if err != nil {
+		return err
+	}
+	for _, n := range neighbours {
+		if n.State&netlink.NUD_NOARP != 0 {
+			continue
+		}
+		if err := h.route.NeighDel(&n); err != nil {
+			return fmt.Errorf("lab: %s: forget %s: %w", h.Name, n.IP, err)
+		}
+	}
+	return nil
+}

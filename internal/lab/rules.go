@@ -218,9 +218,13 @@ func (g *Gateway) neighbours() nft.Rule {
 }
 
 // Firewall gives the host an input chain as many servers have it: what is
-// established is accepted, what conntrack calls invalid is dropped, the rest
-// is accepted.
-func (h *Host) Firewall() error {
+// established is accepted, what conntrack calls invalid is dropped, or
+// answered with a reset, the rest is accepted.
+func (h *Host) Firewall(rejects bool) error {
+	invalid := []nft.Statement{nft.AnyBit(nft.CTState, stateInvalid), nft.Drop}
+	if rejects {
+		invalid = []nft.Statement{nft.AnyBit(nft.CTState, stateInvalid), nft.Equal(nft.MetaL4Proto, []byte{unix.IPPROTO_TCP}), nft.Reset}
+	}
 	var b nft.Batch
 	for _, family := range []nft.Family{nft.IPv4, nft.IPv6} {
 		b.AddTable(&nft.Table{Family: family, Name: "host", Chains: []*nft.Chain{{
@@ -228,7 +232,7 @@ func (h *Host) Firewall() error {
 			Hook: &nft.Hook{Type: "filter", Num: nft.Input, Priority: priorityFilter},
 			Rules: []nft.Rule{
 				{Statements: []nft.Statement{nft.AnyBit(nft.CTState, stateEstablished), nft.Accept}},
-				{Statements: []nft.Statement{nft.AnyBit(nft.CTState, stateInvalid), nft.Drop}},
+				{Statements: invalid},
 			},
 		}}})
 	}

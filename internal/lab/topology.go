@@ -24,6 +24,7 @@ type Config struct {
 	IPv4Only     bool // the gateway has no IPv6 tables; addresses stay
 	NoRules      bool // the gateway forwards everything and translates nothing
 	HostFirewall bool // clients and servers drop what conntrack calls invalid
+	HostRejects  bool // they answer it with a reset
 }
 
 // Topology is clients outside and servers inside of a gateway that
@@ -158,9 +159,9 @@ func (t *Topology) configure(cfg Config) error {
 			return err
 		}
 	}
-	if cfg.HostFirewall {
+	if cfg.HostFirewall || cfg.HostRejects {
 		for _, s := range slices.Concat(t.Clients, t.Servers) {
-			if err := s.Firewall(); err != nil {
+			if err := s.Firewall(cfg.HostRejects); err != nil {
 				return fmt.Errorf("lab: firewall of %s: %w", s.Name, err)
 			}
 		}

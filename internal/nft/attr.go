@@ -82,13 +82,6 @@ func str(v []byte) string {
 	return string(v)
 }
 
-func u32(v []byte) uint32 {
-	if len(v) < 4 {
-		return 0
-	}
-	return binary.BigEndian.Uint32(v)
-}
-
 func u64(v []byte) uint64 {
 	if len(v) < 8 {
 		return 0
