@@ -62,7 +62,7 @@ var errTimeout = errors.New("timeout")
 // timedOut tells whether an error is that --timeout is over, in the words of
 // whoever noticed.
 func timedOut(limit context.Context, err error) bool {
-	return errors.Is(err, errTimeout) || (errors.Is(err, context.DeadlineExceeded) && context.Cause(limit) == errTimeout)
+	return errors.Is(err, errTimeout) || (errors.Is(err, context.DeadlineExceeded) && errors.Is(context.Cause(limit), errTimeout))
 }
 
 // The steps of a cut.

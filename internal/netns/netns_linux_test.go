@@ -124,7 +124,7 @@ func TestOpen(t *testing.T) {
 	} {
 		t.Run(tt.which, func(t *testing.T) {
 			ns, err := Open(tt.which)
-			defer ns.Close()
+			defer func() { _ = ns.Close() }() // also nil
 			if (err != nil) != (tt.err != "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Fatalf("error %v, want one with %q", err, tt.err)
 			}

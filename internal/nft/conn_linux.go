@@ -149,7 +149,7 @@ func (c *Conn) Members(t *Table, set string) iter.Seq2[Member, error] {
 				})
 			})
 			if err != nil {
-				if err != errStop {
+				if !errors.Is(err, errStop) {
 					yield(Member{}, err)
 				}
 				return
