@@ -303,8 +303,9 @@ func (c *cutting) because(format string, args ...any) {
 // conclude counts, lifts what stands, and judges.
 func (c *cutting) conclude(ctx context.Context) (err error) {
 	if !c.raised.IsZero() {
-		err = errors.Join(c.count(), c.remaining(ctx), c.fence.Lift())
-		c.receipt.Fence.LiftedAfterMS = c.since(time.Now())
+		err = errors.Join(c.count(), c.remaining(ctx))
+		c.receipt.Fence.LiftedAfterMS = c.since(time.Now()) // packets pass before Lift returns
+		err = errors.Join(err, c.fence.Lift())
 	}
 	if err != nil && c.ended == "" {
 		c.ended = fmt.Sprintf("it could not be counted or lifted: %v", err)
