@@ -148,7 +148,7 @@ func (c *cutting) whySilent() string {
 	case errors.Is(c.sendError, unix.EPERM):
 		return "this host's output rules refuse the probes, so let raw packets of root out; " + c.mayReturn()
 	case c.sendError != nil:
-		return fmt.Sprintf("not all probes could be sent (%v); %s", c.sendError, c.mayReturn())
+		return fmt.Sprintf("not all probes could be sent (%v), and --accept-silent takes silence for an end; %s", c.sendError, c.mayReturn())
 	}
 	return "both may be gone, which --accept-silent takes for an end, or cannot be reached from here; " + c.mayReturn()
 }
