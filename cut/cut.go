@@ -26,6 +26,9 @@ import (
 // missing are [conntrack.NotSupportedError] or wrap os.ErrPermission; nothing
 // has been changed then.
 func Run(ctx context.Context, o Options) (*Receipt, error) {
+	if !o.All && !o.Selector.Narrows() {
+		return nil, ErrEverything
+	}
 	c := &cutting{o: o.normal()}
 	c.receipt = Receipt{Version: 1, Selector: c.o.Selector.Brief()}
 	limit, cancel := context.WithTimeoutCause(ctx, time.Until(c.o.Start.Add(c.o.Timeout)), errTimeout)
@@ -56,6 +59,9 @@ func Run(ctx context.Context, o Options) (*Receipt, error) {
 	}
 	return &c.receipt, err
 }
+
+// ErrEverything means that nothing narrows the selector and Options.All is not set.
+var ErrEverything = errors.New("cut: the selector means every flow, and that was not asked for")
 
 var errTimeout = errors.New("timeout")
 

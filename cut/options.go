@@ -12,8 +12,12 @@ import (
 // Options say which flows are cut and how. The zero value of each field but
 // Selector works.
 type Options struct {
-	// Selector says which flows are meant. The zero value means all of them.
+	// Selector says which flows are meant.
 	Selector selector.Selector
+
+	// All is needed when nothing narrows the selector, as with its zero value,
+	// which means every flow there is.
+	All bool
 
 	// NetNS is the descriptor of the network namespace to work in, 0 for the
 	// calling thread's.

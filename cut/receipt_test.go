@@ -2,11 +2,14 @@ package cut
 
 import (
 	"encoding/json"
+	"errors"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"flowcut/selector"
 )
 
 // Scripts depend on the receipt's names and units: they stay as they are while
@@ -74,5 +77,18 @@ func TestReceiptJSON(t *testing.T) {
 	}
 	if diff := cmp.Diff(r, back, cmpopts.IgnoreUnexported(Receipt{})); diff != "" {
 		t.Errorf("read back (-want +got):\n%s", diff)
+	}
+}
+
+// A program that forgets to say which flows are meant cuts none.
+func TestEverythingMustBeMeant(t *testing.T) {
+	for _, args := range [][]string{nil, {"-f", "ipv4"}, {"-p", "tcp"}, {"-s", "0.0.0.0/0"}} {
+		s, err := selector.Parse(args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := Run(t.Context(), Options{Selector: s, NetNS: -1}); !errors.Is(err, ErrEverything) || r != nil {
+			t.Errorf("%v: receipt %v, error %v", args, r, err)
+		}
 	}
 }

@@ -98,7 +98,7 @@ func (f *cutFlags) options(s selector.Selector, start time.Time) cut.Options {
 		return d
 	}
 	return cut.Options{
-		Selector: s, Start: start,
+		Selector: s, All: f.all, Start: start,
 		Settle: none(f.settle.value), Hold: none(f.hold.value), Timeout: none(f.timeout.value),
 		Silent: f.silent, NoKick: f.noKick, AcceptSilent: f.acceptSilent, Flows: f.flows,
 	}
