@@ -125,6 +125,9 @@ func (c *cutting) judge() {
 	doubt(r.Flows.Returned > 0, "%d flows came back in spite of the guard, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP): stop it and cut again", r.Flows.Returned)
 	doubt(c.heldShort, "what has no handshake was not held for the whole --hold; give more --timeout")
 	doubt(r.Fence.LeakedPackets > 0, "%d packets of selected flows passed the fence, on a path where its rules do not stop them: cut again, and report it", r.Fence.LeakedPackets)
+	if r.Flows.Knocking > 0 {
+		c.because("%d tuples were still sending when the guard was lifted: the ruleset judges their next packet as a new flow's", r.Flows.Knocking)
+	}
 	silent := c.members.unconfirmed().flows
 	r.Final = silent == 0 && c.ended == ""
 	r.handshakes = !c.hasHeld()

@@ -172,11 +172,13 @@ func TestKilled(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	standing := 0
-	for i := range kills {
+	for i := range time.Duration(kills) {
 		ends := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Count: 20})
-		c := begin(t, net, "-g", "-r", net.Servers[0].Addr4.String())
-		// A whole cut takes about 1.1 s.
-		at := time.Duration(i)*time.Second/kills + time.Duration(random.Int64N(int64(time.Second/kills)))
+		c := begin(t, net, "-g", "-r", net.Servers[0].Addr4.String(), "--settle", "1500ms")
+		// A whole cut takes a little longer than it settles, and listing the
+		// ruleset delays the kill.
+		const slot = 1500 * time.Millisecond / kills
+		at := i*slot + time.Duration(random.Int64N(int64(slot)))
 		timer := time.NewTimer(at)
 		<-timer.C
 		if labtest.Ruleset(t, net.Gateway.Host) != before {
@@ -186,7 +188,7 @@ func TestKilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		if code := c.wait(t); code != 128+int(unix.SIGKILL) {
-			t.Errorf("kill %d after %v: exit code %d", i, at, code)
+			t.Errorf("kill %d after %v: exit code %d", int(i), at, code)
 		}
 		labtest.Until(t, "the ruleset is as it was", func() bool { return labtest.Ruleset(t, net.Gateway.Host) == before })
 		ends.Close()
