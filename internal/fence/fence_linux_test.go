@@ -191,6 +191,7 @@ func (w *world) compare(t *testing.T, s *selector.Selector) {
 	if err := f.Settle(); err != nil {
 		t.Fatal(err)
 	}
+	w.moving(40 * time.Millisecond) // what had arrived and was not read yet
 	moving := w.moving(60 * time.Millisecond)
 	for i, name := range w.names {
 		if moving[i] == meant[i] {

@@ -105,6 +105,7 @@ func (l *layout) table(name string, s *selector.Selector, exact bool) *nft.Table
 			{Name: chainLateSelected, Rules: l.each(l.fenced(selected), nft.Goto("late"))},
 			{Name: chainTold},
 			{Name: "leak", Rules: []nft.Rule{
+				l.born(),
 				nft.NewRule(countLeaked, nft.Counter),
 				nft.NewRule("", nft.AddTo{Key: l.flow(), Set: setLeaked, Timeout: l.remember}),
 			}},
@@ -231,36 +232,46 @@ func (l *layout) fenced(selected terms) terms {
 	return selected
 }
 
+// born lets go the flows that began while the fence stood. It is asked last:
+// packets that nobody means must not pay for it.
+func (l *layout) born() nft.Rule {
+	return rule(nft.Lookup{Key: l.entry(), Set: setBorn}, nft.Accept)
+}
+
 // stop ends the way of a packet and tells its sender.
 func (l *layout) stop(count string) []nft.Rule {
 	if l.silent {
-		return []nft.Rule{nft.NewRule(count, nft.Counter, nft.Drop)}
+		return []nft.Rule{l.born(), nft.NewRule(count, nft.Counter, nft.Drop)}
 	}
 	return []nft.Rule{
+		l.born(),
 		nft.NewRule(count, tcp, nft.Counter, nft.Reset),
 		nft.NewRule(count, nft.Counter, nft.Unreachable(l.family)),
 	}
 }
 
-// spared are packets that no rule may stop: our own, flows that began while
-// the fence stood, and ICMP errors about any flow: ours, which also come back
-// in through loopback, and those from outside, which do no harm.
+// spared are packets that no rule may stop: our own, and ICMP errors about any
+// flow: ours, which also come back in through loopback, and those from
+// outside, which do no harm.
 func (l *layout) spared() []nft.Rule {
 	return []nft.Rule{
 		rule(ours, nft.Accept),
 		rule(l.isICMP(), related, nft.Accept),
-		rule(nft.Lookup{Key: l.entry(), Set: setBorn}, nft.Accept),
 	}
 }
 
 // note records what must be known before any fence, also that of another
-// flowcut, stops the packet.
+// flowcut, stops the packet. Most packets have nothing of it.
 func (l *layout) note() []nft.Rule {
-	return append(l.spared(),
+	seen := nft.AddTo{Key: l.entry(), Set: setSeen, Timeout: seenFor}
+	return []nft.Rule{
+		rule(confirmed, tcp, flags(syn|rst, 0), nft.Accept),
+		rule(confirmed, notTCP, nft.Accept),
+		rule(ours, nft.Accept),
 		rule(nft.Jump(chainAnswers)),
-		rule(unconfirmed, tcp, pureSYN, nft.AddTo{Key: l.entry(), Set: setSeen, Timeout: seenFor}),
-		rule(unconfirmed, notTCP, nft.Lookup{Key: l.flow(), Not: true, Set: setCut}, nft.AddTo{Key: l.entry(), Set: setSeen, Timeout: seenFor}),
-	)
+		rule(unconfirmed, tcp, pureSYN, seen),
+		rule(unconfirmed, notTCP, nft.Lookup{Key: l.flow(), Not: true, Set: setCut}, seen),
+	}
 }
 
 // pre stops packets as soon as conntrack knows their flow. Resets that the
@@ -320,6 +331,7 @@ func (l *layout) late() []nft.Rule {
 	began := nft.Lookup{Key: l.entry(), Set: setSeen}
 	born := nft.AddTo{Key: l.entry(), Set: setBorn}
 	return []nft.Rule{
+		l.born(),
 		rule(unconfirmed, tcp, pureSYN, began, born, nft.Accept),
 		rule(unconfirmed, notTCP, began, born, nft.Accept),
 		nft.NewRule(countRefused, unconfirmed, tcp, pureSYN, nft.Counter, nft.Drop),
