@@ -28,8 +28,8 @@ func (c *cutting) count() error {
 		return err
 	}
 	for _, m := range c.members.list {
-		for i := range 2 {
-			if m.dead[i] {
+		for _, dead := range m.dead {
+			if dead {
 				r.Endpoints.Dead++
 			} else if m.open {
 				r.Endpoints.Silent++
@@ -120,7 +120,7 @@ func (c *cutting) judge() {
 			c.because(format, args...)
 		}
 	}
-	doubt(c.ended != "", "%s; cut again", c.ended)
+	doubt(c.ended != "", "%s", c.ended)
 	doubt(r.Flows.Remaining > 0, "%d flows still have an entry; cut again", r.Flows.Remaining)
 	doubt(r.Flows.Returned > 0, "%d flows came back in spite of the guard, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP): stop it and cut again", r.Flows.Returned)
 	doubt(c.heldShort, "what has no handshake was not held for the whole --hold; give more --timeout")
@@ -128,8 +128,12 @@ func (c *cutting) judge() {
 	if r.Flows.Knocking > 0 {
 		c.because("%d tuples were still sending when the guard was lifted: the ruleset judges their next packet as a new flow's", r.Flows.Knocking)
 	}
-	silent := c.members.unconfirmed().flows
-	r.Final = silent == 0 && c.ended == ""
+	left := c.members.unconfirmed()
+	silent := left.flows
+	r.Final = silent == 0 && left.halfOpen == 0 && c.ended == ""
+	if left.halfOpen > 0 {
+		c.because("%d flows were half open, as far as the gateway has seen, and nothing proves their end", left.halfOpen)
+	}
 	r.handshakes = !c.hasHeld()
 	if r.Flows.Matched == 0 && r.Fence.Packets > 0 {
 		c.because("%d packets were stopped of flows that had no entry any more when they were listed", r.Fence.Packets)
@@ -139,9 +143,9 @@ func (c *cutting) judge() {
 	case c.o.Silent || c.o.NoKick:
 		c.because("%d flows were not asked for a sign of death: %s", silent, c.mayReturn())
 	case c.o.AcceptSilent:
-		c.because("no end of %d flows answered; that they are gone is taken on trust", silent)
+		c.because("that %d flows are gone is taken on trust", silent)
 	default:
-		doubt(true, "no end of %d flows answered: %s", silent, c.whySilent())
+		doubt(true, "%d flows are not certain to be gone: %s", silent, c.whySilent())
 	}
 }
 
@@ -153,14 +157,14 @@ func (c *cutting) whySilent() string {
 	case c.sendError != nil:
 		return fmt.Sprintf("not all probes could be sent (%v), and --accept-silent takes silence for an end; %s", c.sendError, c.mayReturn())
 	}
-	return "both may be gone, which --accept-silent takes for an end, or cannot be reached from here; " + c.mayReturn()
+	return "their ends did not answer, or somebody else did who had not spoken before; they may be gone, which --accept-silent takes for an end, or out of reach; " + c.mayReturn()
 }
 
 // mayReturn says what a flow without a dead end means.
 func (c *cutting) mayReturn() string {
 	deleted := ""
 	if c.receipt.Flows.Remaining == 0 {
-		deleted = "their entries are deleted, but "
+		deleted = "their entries are deleted, so that another cut can neither find nor ask them, and "
 	}
 	return deleted + "where conntrack adopts flows in mid-stream an end that is still there can bring one back: block it, or set net.netfilter.nf_conntrack_tcp_loose=0"
 }

@@ -54,7 +54,7 @@ var (
 )
 
 // kick runs rounds of probes until all ends have confirmed their death, or all
-// rounds are done; with enough, until each open flow has one such end.
+// rounds are done; with enough, until each open flow is certain to be gone.
 func (c *cutting) kick(ctx context.Context, rounds []round, enough bool) error {
 	start := time.Now()
 	for i := 0; i <= len(rounds); i++ {
@@ -93,7 +93,7 @@ func (c *cutting) answersUntil(ctx context.Context, until time.Time, enough bool
 			return false, err
 		}
 		n := c.members.unconfirmed()
-		if n.ends == 0 && (n.others == 0 || enough || time.Since(c.raised) > forOthers) || enough && n.flows == 0 {
+		if n.ends == 0 && (n.otherEnds == 0 || enough || time.Since(c.raised) > forOthers) || enough && n.flows == 0 {
 			return true, nil
 		}
 		left := time.Until(until)
@@ -118,24 +118,57 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// readDead takes down the ends that the fence has heard to be dead.
+// readDead takes down the ends that the fence has heard to be dead, and where
+// it matters whether they had been told.
 func (c *cutting) readDead() error {
-	for n, err := range c.fence.Noted(fence.Dead) {
+	if err := c.each(fence.Dead, func(m *member, i int) { m.dead[i] = true }); err != nil {
+		return err
+	}
+	n := c.members.unconfirmed()
+	if n.lonelyDead > 0 {
+		if err := c.each(fence.Reset, func(m *member, i int) { m.told[i] = true }); err != nil {
+			return err
+		}
+	}
+	if n.ends+n.otherEnds == 0 {
+		return nil
+	}
+	return c.readReborn()
+}
+
+// readReborn takes down the originators that have begun a new connection on
+// the old one's tuple. Probes would meet that.
+func (c *cutting) readReborn() error {
+	for n, err := range c.fence.Noted(fence.Born) {
+		if err != nil {
+			return err
+		}
+		e, ok := c.members.ends[n.Tuple]
+		if ok && e.i == 0 && e.m.tcp && e.m.key.ID != n.ID {
+			e.m.dead[0], e.m.told[0] = true, true
+		}
+	}
+	return nil
+}
+
+// each calls f for each end of a member that has a mark.
+func (c *cutting) each(mark fence.Mark, f func(m *member, i int)) error {
+	for n, err := range c.fence.Noted(mark) {
 		if err != nil {
 			return err
 		}
 		if e, ok := c.members.ends[n.Tuple]; ok {
-			e.m.dead[e.i] = true
+			f(e.m, e.i)
 		}
 	}
 	return nil
 }
 
 // probeAll sends one probe to each end of a TCP flow that has not confirmed
-// its death; with enough, only where neither end has, and one must.
+// its death; with enough, only where that is missing.
 func (c *cutting) probeAll(kind probeKind, enough bool) {
 	for _, m := range c.members.list {
-		if !m.tcp || (enough && (!m.open || m.dead[0] || m.dead[1])) {
+		if !m.tcp || (enough && (!m.open || m.certain())) {
 			continue
 		}
 		for i := range 2 {

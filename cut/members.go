@@ -7,12 +7,14 @@ type member struct {
 	key     conntrack.Key
 	reply   conntrack.Tuple
 	tcp     bool            // its ends are asked for a sign of death
-	open    bool            // and one must give it
+	open    bool            // and it must be given, see certain
+	closed  bool            // but the gateway takes it for closed
 	free    bool            // not under the guard: the ruleset judges its next packet
 	deleted bool            // asked the kernel to
 	gone    bool            // had no entry any more by then
 	remains bool            // still has one at the end
-	dead    [2]bool         // originator and responder
+	dead    [2]bool         // originator and responder: somebody answered for them
+	told    [2]bool         // a reset of ours left for them: they had spoken
 	flow    *conntrack.Flow // with Options.Flows alone
 }
 
@@ -38,7 +40,10 @@ type endRef struct {
 
 // newMember makes a member of an entry.
 func newMember(f *conntrack.Flow, keep bool) *member {
-	m := &member{key: f.Key(), reply: f.Reply, tcp: f.Orig.Proto == conntrack.ProtoTCP, open: open(f)}
+	m := &member{key: f.Key(), reply: f.Reply, tcp: f.Orig.Proto == conntrack.ProtoTCP}
+	if m.tcp {
+		m.open, m.closed = open(f.TCP.State)
+	}
 	if keep {
 		m.flow = f.Clone()
 	}
@@ -55,20 +60,34 @@ func (ms *members) add(m *member) {
 	}
 }
 
-// open tells whether a flow is a TCP connection, by all that the gateway knows:
-// where the handshake has not been answered there is none yet, and in TIME_WAIT
-// there is none any more. CLOSE counts as open: it is what the fence's resets
-// make of a flow by the time it is listed. Ends that had closed before answer
-// that they are dead.
-func open(f *conntrack.Flow) bool {
-	if f.Orig.Proto != conntrack.ProtoTCP {
-		return false
+// open tells whether a TCP flow can be a connection that lives, and whether
+// the gateway takes it for closed all the same. Where the handshake has not
+// been answered there is none yet. CLOSE is what the fence's resets make of a
+// flow by the time it is listed. TIME_WAIT is the gateway's opinion: a client
+// can bring it about with segments that get no further.
+func open(s conntrack.TCPState) (open, closed bool) {
+	switch s {
+	case conntrack.TCPNone, conntrack.TCPSynSent, conntrack.TCPSynSent2:
+		return false, false
+	case conntrack.TCPTimeWait:
+		return true, true
 	}
-	switch f.TCP.State {
-	case conntrack.TCPNone, conntrack.TCPSynSent, conntrack.TCPSynSent2, conntrack.TCPTimeWait:
-		return false
+	return true, false
+}
+
+// certain tells whether the connection is gone for good. An end is dead by its
+// answer to a probe, but a host on the way that has taken its place, or has
+// lost track of it, answers likewise. So one end's answer counts if it had
+// spoken on the connection before, and was reset; or if both ends answer; or
+// if the gateway had seen the connection close.
+func (m *member) certain() bool {
+	switch {
+	case m.dead[0] && m.dead[1]:
+		return true
+	case m.closed:
+		return m.dead[0] || m.dead[1]
 	}
-	return true
+	return m.dead[0] && m.told[0] || m.dead[1] && m.told[1]
 }
 
 // tuples returns what both ends of members send.
@@ -82,28 +101,31 @@ func tuples(list []*member) []conntrack.Tuple {
 
 // unconfirmed counts what is not known to be dead.
 type unconfirmed struct {
-	flows  int // open flows with neither end
-	ends   int // ends of open flows
-	others int // ends of TCP flows that are not open
+	flows      int // open flows that are not certain
+	ends       int // ends of open flows
+	halfOpen   int // flows whose handshake was not answered, not certain
+	otherEnds  int // ends of those
+	lonelyDead int // flows of which one end is dead and has not been told
 }
 
 func (ms *members) unconfirmed() (n unconfirmed) {
 	for _, m := range ms.list {
-		missing := 0
-		for _, dead := range m.dead {
+		if !m.tcp {
+			continue
+		}
+		flows, ends := &n.flows, &n.ends
+		if !m.open {
+			flows, ends = &n.halfOpen, &n.otherEnds
+		}
+		for i, dead := range m.dead {
 			if !dead {
-				missing++
+				*ends++
+			} else if !m.dead[1-i] && !m.told[i] {
+				n.lonelyDead++
 			}
 		}
-		switch {
-		case !m.tcp:
-		case !m.open:
-			n.others += missing
-		default:
-			n.ends += missing
-			if missing == 2 {
-				n.flows++
-			}
+		if !m.certain() {
+			*flows++
 		}
 	}
 	return n

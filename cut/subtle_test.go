@@ -13,6 +13,7 @@ import (
 	"flowcut/conntrack"
 	"flowcut/internal/lab"
 	"flowcut/internal/lab/labtest"
+	"flowcut/internal/nft"
 )
 
 // during returns options that call f once, when a step begins.
@@ -168,5 +169,88 @@ func TestNeighboursDuringCut(t *testing.T) {
 	wantReset(t, both(idle))
 	if r.Endpoints.Silent != 0 || time.Duration(r.ElapsedMS) > 3*time.Second {
 		t.Errorf("%d ends silent, took %v", r.Endpoints.Silent, r.ElapsedMS)
+	}
+}
+
+// An entry that looks closed while its connection lives, as a client can bring
+// about with segments that get no further than the gateway, proves nothing.
+func TestCutSeeminglyClosed(t *testing.T) {
+	for _, asleep := range []bool{false, true} {
+		t.Run(map[bool]string{false: "reachable", true: "asleep"}[asleep], func(t *testing.T) {
+			net := dmz(t, lab.Config{})
+			idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, false), Count: 5})
+			c, err := conntrack.Dial(conntrack.Config{NetNS: net.Gateway.NS.Fd()})
+			must(t, err)
+			defer c.Close()
+			for _, e := range idle {
+				f := find(t, net, e)
+				must(t, c.Update(labtest.Context(t), &conntrack.Flow{
+					Has: conntrack.AttrOrig | conntrack.AttrTCP, Orig: f.Orig, TCP: conntrack.TCP{State: conntrack.TCPTimeWait},
+				}))
+				if now := find(t, net, e).TCP.State; now != conntrack.TCPTimeWait {
+					t.Fatalf("state %v", now)
+				}
+			}
+			if asleep {
+				must(t, net.Clients[0].Vanish())
+				must(t, net.Servers[0].Vanish())
+			}
+			r := runCut(t, net, Options{Selector: toServer(t, net)})
+			if asleep {
+				if r.Proven || r.Final {
+					t.Errorf("proven %v, final %v, and nobody was heard", r.Proven, r.Final)
+				}
+				return
+			}
+			wantProven(t, r)
+			wantReset(t, both(idle))
+		})
+	}
+}
+
+// Somebody who answers in an end's place, and has not spoken on the connection
+// before, is not believed as long as the other end is silent.
+func TestCutLonelyAnswer(t *testing.T) {
+	net := dmz(t, lab.Config{})
+	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, false), Count: 5})
+	must(t, net.Clients[0].Vanish())
+	b := new(nft.Batch)
+	b.AddTable(&nft.Table{Family: nft.IPv4, Name: "refuse", Chains: []*nft.Chain{{
+		Name: "pre", Hook: &nft.Hook{Type: "filter", Num: nft.Prerouting, Priority: -150},
+		Rules: []nft.Rule{nft.NewRule("", nft.Equal(nft.MetaL4Proto, []byte{unix.IPPROTO_TCP}), nft.Reset)},
+	}}})
+	must(t, net.Servers[0].Commit(b))
+	r := runCut(t, net, Options{Selector: toServer(t, net)})
+	if r.Proven || r.Final || r.Endpoints.Dead != 5 {
+		t.Errorf("proven %v, final %v, %d dead", r.Proven, r.Final, r.Endpoints.Dead)
+	}
+	if n := idle.Peers().Told(nil); n != 5 {
+		t.Fatalf("%d of 5 servers live: the test does not test", n)
+	}
+}
+
+// A client that connects again from the same port while the old entry is cut
+// has no old connection any more: its new one is admitted and lives.
+func TestCutSamePort(t *testing.T) {
+	net := dmz(t, lab.Config{})
+	to := at(net, port, false)
+	const first = 20000
+	local := func(i int) netip.AddrPort { return netip.AddrPortFrom(net.Clients[0].Addr4, uint16(first+i)) }
+	var old, fresh lab.Ends
+	for i := range 20 {
+		old = append(old, labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Local: local(i)})...)
+	}
+	o := during(stepSettle, Options{Selector: toServer(t, net)}, func() {
+		for i := range 20 {
+			fresh = append(fresh, labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Talk, To: to, Local: local(i), Interval: 5 * time.Millisecond})...)
+		}
+	})
+	r := runCut(t, net, o)
+	wantProven(t, r)
+	wantReset(t, both(old))
+	before := fresh.Received()
+	labtest.Until(t, "the new ones go on", func() bool { return fresh.Received() > before+100 })
+	if n := both(fresh).Told(nil); n != 40 || r.Flows.Admitted != 20 {
+		t.Errorf("%d of 40 ends of new connections live, %d admitted", n, r.Flows.Admitted)
 	}
 }

@@ -312,7 +312,7 @@ func (l *layout) cut() []nft.Rule {
 
 // before is the last hook before a packet leaves or is taken in: whatever is
 // selected, or on a cut tuple, and not spared goes to a chain. Resets are the
-// gateway's own here: those of others have not come so far.
+// gateway's own here, but for one that was under way; they end connections.
 func (l *layout) before(chain, selected string) []nft.Rule {
 	out := append([]nft.Rule{rule(tcp, resets, nft.Accept)}, l.spared()...)
 	if chain != "late" || l.without&(PartFence|PartGuard) == 0 {
