@@ -17,11 +17,12 @@ type Receipt struct {
 
 	// Proven: no entry is left of a flow that began before the fence, no
 	// packet of a selected flow passed it, nothing came back, and each open
-	// TCP flow has an end that confirmed its death, unless that was waived.
+	// TCP flow is certain to be gone, unless that was waived.
 	Proven bool `json:"proven"`
 
-	// Final: each open TCP flow has an end that confirmed its death. Such a
-	// flow cannot come back.
+	// Final: each TCP flow is certain to be gone: an end that had spoken on it
+	// was reset and then answered that it has no such connection, or both ends
+	// answered so. Such a flow cannot come back.
 	Final bool `json:"final"`
 
 	// Reason says, when not proven or not final, why and what to do; and what
