@@ -171,7 +171,7 @@ func (c *cutting) run(ctx context.Context) error {
 		}
 	}
 	c.begin(stepDelete)
-	if err := c.deleteAll(ctx, found); err != nil {
+	if err := c.deleteAll(ctx, pending(found)); err != nil {
 		return err
 	}
 	if c.kicks() {
@@ -241,10 +241,38 @@ func (c *cutting) take(list []*member) error {
 	return c.fence.Guard(tuples(guarded))
 }
 
-// tell makes the ends hear that it is over.
+// tell makes the ends hear that it is over. Where some stay silent, the flows
+// that are over do not wait for them: as long as its entry lives, a client that
+// connects again from the same port is refused.
 func (c *cutting) tell(ctx context.Context, list []*member) error {
 	c.tellRest(list)
+	if err := c.kick(ctx, roundsFirst, false); err != nil {
+		return err
+	}
+	if n := c.members.unconfirmed(); n.ends == 0 {
+		return nil
+	}
+	var over []*member
+	for _, m := range list {
+		if !m.tcp || m.dead[0] && m.dead[1] {
+			over = append(over, m)
+		}
+	}
+	if err := c.delete(ctx, over); err != nil {
+		return err
+	}
 	return c.kick(ctx, roundsBefore, false)
+}
+
+// pending returns the members that have not been deleted yet.
+func pending(list []*member) []*member {
+	var out []*member
+	for _, m := range list {
+		if !m.deleted {
+			out = append(out, m)
+		}
+	}
+	return out
 }
 
 // deleteAll deletes entries and looks again until a pass over the whole table

@@ -32,11 +32,14 @@ type round struct {
 // are answered by ends that are dead then. Later ones are for long ways, and
 // for ends that only hear SYNs.
 var (
-	roundsBefore = []round{
+	roundsFirst = []round{
 		{0, probeAck}, {8 * time.Millisecond, probeSyn}, {25 * time.Millisecond, probeSyn},
 		{60 * time.Millisecond, probeSyn}, {120 * time.Millisecond, probeAck}, {160 * time.Millisecond, probeSyn},
-		{320 * time.Millisecond, probeSyn}, {520 * time.Millisecond, probeSyn}, {560 * time.Millisecond, probeSyn},
-		{620 * time.Millisecond, probeSyn},
+	}
+	// For ends that had just answered somebody else, which they do once in
+	// 500 ms, and for long ways.
+	roundsBefore = []round{
+		{0, probeSyn}, {200 * time.Millisecond, probeSyn}, {240 * time.Millisecond, probeSyn}, {300 * time.Millisecond, probeSyn},
 	}
 	// After the deletion a host firewall's view of the ends has changed, and
 	// so has what NAT does to sequence numbers.

@@ -254,3 +254,32 @@ func TestCutSamePort(t *testing.T) {
 		t.Errorf("%d of 40 ends of new connections live, %d admitted", n, r.Flows.Admitted)
 	}
 }
+
+// One end that stays silent does not keep the clients of other cut flows from
+// connecting again by the same port.
+func TestCutSamePortDespiteSilence(t *testing.T) {
+	net := dmz(t, lab.Config{})
+	to := at(net, port, false)
+	local := netip.AddrPortFrom(net.Clients[0].Addr4, 20000)
+	labtest.Dial(t, net.Clients[1].Host, lab.Streams{Kind: lab.Idle, To: to})
+	must(t, net.Clients[1].Vanish())
+	old := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Local: local})
+	again := make(chan time.Duration, 1)
+	o := during(stepTell, Options{Selector: toServer(t, net)}, func() {
+		start := time.Now()
+		go func() {
+			for old.Told(nil) == 1 { // until the port is free
+			}
+			for {
+				if _, err := net.Clients[0].Dial(labtest.Context(t), lab.Streams{Kind: lab.Idle, To: to, Local: local}); err == nil {
+					again <- time.Since(start)
+					return
+				}
+			}
+		}()
+	})
+	wantProven(t, runCut(t, net, o))
+	if took := <-again; took > 500*time.Millisecond {
+		t.Errorf("connected again after %v", took)
+	}
+}
