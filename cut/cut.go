@@ -93,6 +93,7 @@ type cutting struct {
 	reasons []string
 
 	members   members
+	spared    map[conntrack.Key]*conntrack.Flow // selected and left alone
 	raised    time.Time
 	lowered   time.Time
 	deleted   time.Time // last deletion
@@ -109,7 +110,7 @@ func (c *cutting) open() (err error) {
 		return err
 	}
 	c.fence, err = fence.New(fence.Config{
-		NetNS: c.o.NetNS, Silent: c.o.Silent, Without: c.o.without, Selector: &c.o.Selector,
+		NetNS: c.o.NetNS, Silent: c.o.Silent, Without: c.o.without, Selector: &c.o.Selector, Spare: c.o.Spare,
 		Remember: c.o.Timeout + c.o.Settle + time.Minute,
 	})
 	if err != nil {

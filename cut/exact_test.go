@@ -5,6 +5,7 @@ package cut
 import (
 	"strconv"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -78,5 +79,37 @@ func TestCutByTuples(t *testing.T) {
 				t.Errorf("the selected one was told %v", meant[0].Told().Err)
 			}
 		})
+	}
+}
+
+// A flow that is to be left alone lives, from the fence's first moment on, and
+// is counted.
+func TestCutSpares(t *testing.T) {
+	net := dmz(t, lab.Config{})
+	talks := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Talk, To: at(net, port, false), Count: 5, Interval: 2 * time.Millisecond})
+	if err := talks.WaitReceived(labtest.Context(t), 2); err != nil {
+		t.Fatal(err)
+	}
+	own := talks[:1]
+	sampler := net.Sample(time.Millisecond, own.Received)
+	r := runCut(t, net, Options{Selector: toServer(t, net), Spare: []conntrack.Tuple{find(t, net, own[0]).Orig}})
+	samples := sampler.Stop()
+	wantProven(t, r)
+	if r.Flows.Matched != 5 || r.Flows.Spared != 1 || r.Flows.Deleted != 4 {
+		t.Errorf("matched %d, spared %d, deleted %d", r.Flows.Matched, r.Flows.Spared, r.Flows.Deleted)
+	}
+	wantReset(t, both(talks[1:]))
+	if n := both(own).Told(nil); n != 2 {
+		t.Fatalf("%d of 2 ends of the spared one live", n)
+	}
+	// A stopped segment would be sent again after 200 ms.
+	pause, last := time.Duration(0), samples[0]
+	for _, s := range samples {
+		if s.Value != last.Value {
+			pause, last = max(pause, s.At.Sub(last.At)), s
+		}
+	}
+	if pause > 150*time.Millisecond {
+		t.Errorf("the spared one stood still for %v", pause)
 	}
 }

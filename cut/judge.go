@@ -82,7 +82,8 @@ func (c *cutting) countMarks() error {
 // remaining finds out which members still have an entry, unless the last pass
 // over the table has just shown that none has.
 func (c *cutting) remaining(ctx context.Context) error {
-	c.receipt.Flows.Matched = len(c.members.list)
+	c.receipt.Flows.Spared = len(c.spared)
+	c.receipt.Flows.Matched = len(c.members.list) + len(c.spared)
 	if !c.checked && len(c.members.list) > 0 {
 		for f, err := range c.ct.Dump(ctx, conntrack.Filter{}) {
 			if err != nil {
@@ -105,6 +106,11 @@ func (c *cutting) remaining(ctx context.Context) error {
 		}
 		if c.o.Flows {
 			c.receipt.Flow = append(c.receipt.Flow, m.report())
+		}
+	}
+	if c.o.Flows {
+		for _, f := range c.spared {
+			c.receipt.Flow = append(c.receipt.Flow, FlowReport{Flow: f, Outcome: Spared})
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ package cut
 import (
 	"time"
 
+	"flowcut/conntrack"
 	"flowcut/internal/fence"
 	"flowcut/selector"
 )
@@ -18,6 +19,10 @@ type Options struct {
 	// All is needed when nothing narrows the selector, as with its zero value,
 	// which means every flow there is.
 	All bool
+
+	// Spare are the original tuples of flows that are left alone, whatever the
+	// selector says, such as the caller's own connection.
+	Spare []conntrack.Tuple
 
 	// NetNS is the descriptor of the network namespace to work in, 0 for the
 	// calling thread's.

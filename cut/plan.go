@@ -2,6 +2,7 @@ package cut
 
 import (
 	"context"
+	"slices"
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
@@ -34,7 +35,7 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 		if err != nil {
 			return nil, err
 		}
-		if o.Selector.Match(f) {
+		if o.Selector.Match(f) && !slices.Contains(o.Spare, f.Orig) {
 			p.Flow = append(p.Flow, f.Clone())
 			families[f.Orig.Family()] = true
 		}
@@ -46,6 +47,6 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 			fenced = append(fenced, family)
 		}
 	}
-	p.Rules, p.Exact = fence.Plan(fence.Config{Silent: o.Silent, Selector: &o.Selector}, fenced...)
+	p.Rules, p.Exact = fence.Plan(fence.Config{Silent: o.Silent, Selector: &o.Selector, Spare: o.Spare}, fenced...)
 	return p, nil
 }

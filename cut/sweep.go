@@ -2,6 +2,7 @@ package cut
 
 import (
 	"context"
+	"slices"
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
@@ -60,11 +61,24 @@ func (c *cutting) candidates(ctx context.Context, bySelector bool) ([]*member, e
 		if !c.fence.Stands(f.Orig.Family()) {
 			continue
 		}
-		if c.onTuple(f) || (bySelector && c.o.Selector.Match(f)) {
+		selected := bySelector && c.o.Selector.Match(f)
+		if selected && slices.Contains(c.o.Spare, f.Orig) {
+			c.spare(f)
+			continue
+		}
+		if selected || c.onTuple(f) {
 			out = append(out, newMember(f, c.o.Flows))
 		}
 	}
 	return out, nil
+}
+
+// spare takes down a selected flow that is left alone.
+func (c *cutting) spare(f *conntrack.Flow) {
+	if c.spared == nil {
+		c.spared = map[conntrack.Key]*conntrack.Flow{}
+	}
+	c.spared[f.Key()] = f.Clone()
 }
 
 // onTuple tells whether an entry is a member's, or is on the tuple of one that

@@ -5,10 +5,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"flowcut/conntrack"
 	"flowcut/cut"
 	"flowcut/selector"
 )
@@ -18,6 +23,7 @@ type cutFlags struct {
 	settle, hold, timeout        duration
 	noKick, acceptSilent, silent bool
 	dryRun, all, flows           bool
+	includeSelf                  bool
 }
 
 // newCut makes "flowcut cut".
@@ -86,6 +92,7 @@ func (f *cutFlags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.silent, "silent", false, "drop, and tell nobody")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "show the flows and the rules, change nothing")
 	fs.BoolVar(&f.all, "all", false, "cut also when nothing narrows the selection")
+	fs.BoolVar(&f.includeSelf, "include-self", false, "cut also the SSH connection that this is run through")
 	fs.BoolVar(&f.flows, "flows", false, "list the flows in the receipt")
 	complete(cmd, "hold", "quiet")
 }
@@ -97,11 +104,34 @@ func (f *cutFlags) options(s selector.Selector, start time.Time) cut.Options {
 		}
 		return d
 	}
+	var spare []conntrack.Tuple
+	if t, ok := ownSession(os.Getenv("SSH_CONNECTION")); ok && !f.includeSelf {
+		spare = []conntrack.Tuple{t}
+	}
 	return cut.Options{
-		Selector: s, All: f.all, Start: start,
+		Selector: s, All: f.all, Spare: spare, Start: start,
 		Settle: none(f.settle.value), Hold: none(f.hold.value), Timeout: none(f.timeout.value),
 		Silent: f.silent, NoKick: f.noKick, AcceptSilent: f.acceptSilent, Flows: f.flows,
 	}
+}
+
+// ownSession reads SSH_CONNECTION, which sshd sets: the client's address and
+// port, then the server's.
+func ownSession(env string) (conntrack.Tuple, bool) {
+	w := strings.Fields(env)
+	if len(w) != 4 {
+		return conntrack.Tuple{}, false
+	}
+	src, err := netip.ParseAddrPort(net.JoinHostPort(w[0], w[1]))
+	if err != nil {
+		return conntrack.Tuple{}, false
+	}
+	dst, err := netip.ParseAddrPort(net.JoinHostPort(w[2], w[3]))
+	return conntrack.Tuple{
+		Proto: conntrack.ProtoTCP,
+		Src:   src.Addr().Unmap().WithZone(""), SrcPort: src.Port(),
+		Dst: dst.Addr().Unmap().WithZone(""), DstPort: dst.Port(),
+	}, err == nil
 }
 
 // runCut cuts and prints the receipt, also one of a cut that was interrupted.

@@ -19,15 +19,18 @@ const (
 // stands on.
 func appendReceipt(b []byte, r *cut.Receipt, colour bool) []byte {
 	verdict, paint := "not proven", red
+	ended := count(r.Flows.Matched-r.Flows.Spared, "flow")
 	switch {
+	case r.Proven && r.Flows.Spared > 0 && r.Flows.Matched == r.Flows.Spared:
+		verdict, paint = "proven: nothing matched but what is spared", green
 	case r.Proven && r.Flows.Matched == 0:
 		verdict, paint = "proven: nothing matched", green
 	case r.ForGood():
-		verdict, paint = fmt.Sprintf("proven: %s ended for good", count(r.Flows.Matched, "flow")), green
+		verdict, paint = fmt.Sprintf("proven: %s ended for good", ended), green
 	case r.Proven && r.Final:
-		verdict, paint = fmt.Sprintf("proven: %s ended", count(r.Flows.Matched, "flow")), green
+		verdict, paint = fmt.Sprintf("proven: %s ended", ended), green
 	case r.Proven:
-		verdict, paint = fmt.Sprintf("proven, but not final: %s ended", count(r.Flows.Matched, "flow")), green
+		verdict, paint = fmt.Sprintf("proven, but not final: %s ended", ended), green
 	}
 	if !colour {
 		paint = ""

@@ -27,6 +27,9 @@ type Config struct {
 	Without  Part // parts left out, to show in tests what they are for
 	Selector *selector.Selector
 
+	// Spare are original tuples of flows that pass in both directions.
+	Spare []conntrack.Tuple
+
 	// Remember is how long the fence may stand and still know when a packet
 	// last came. Zero: a minute.
 	Remember time.Duration
@@ -118,6 +121,11 @@ func (f *Fence) lay(family conntrack.Family) *raised {
 		compiler: compiler{family: nft.Family(family)},
 		silent:   f.cfg.Silent, without: f.cfg.Without, numbers: f.numbers, remember: f.cfg.Remember,
 	}}
+	for _, t := range f.cfg.Spare {
+		if t.Family() == family {
+			r.spare = append(r.spare, nft.Element{Key: key(t)})
+		}
+	}
 	r.table = r.layout.table(f.name, f.cfg.Selector, f.exact)
 	return r
 }

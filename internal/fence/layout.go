@@ -27,6 +27,7 @@ const (
 	setResetCut    = "reset_cut"   // the same, from the guard on, with room for all ends
 	setUnreachCut  = "unreachable_cut"
 	setKnock       = "knock" // ends that the guard turned away
+	setSpare       = "spare" // flows that are left alone
 )
 
 // Sizes and lifetimes of the sets that packets fill.
@@ -72,6 +73,7 @@ type layout struct {
 	without  Part
 	numbers  Numbers
 	remember time.Duration // how long sets know when a packet came
+	spare    []nft.Element // of the set of flows that are left alone
 }
 
 // table lays the table out. With exact, the rules know the selector; otherwise
@@ -90,7 +92,8 @@ func (l *layout) table(name string, s *selector.Selector, exact bool) *nft.Table
 		Sets: append(l.sets,
 			&nft.Set{Name: setCut, Key: tuples},
 			dynamic(setSeen, l.entry().Types(), seenFor), dynamic(setBorn, l.entry().Types(), 0),
-			dynamic(setLeaked, tuples, l.remember), dynamic(setReset, tuples, 0), dynamic(setUnreachable, tuples, 0)),
+			dynamic(setLeaked, tuples, l.remember), dynamic(setReset, tuples, 0), dynamic(setUnreachable, tuples, 0),
+			&nft.Set{Name: setSpare, Key: tuples, Elements: l.spare}),
 		Chains: []*nft.Chain{
 			{Name: "stop", Rules: l.stop(countStopped)},
 			{Name: "guard", Rules: l.stop(countGuarded)},
@@ -250,14 +253,18 @@ func (l *layout) stop(count string) []nft.Rule {
 	}
 }
 
-// spared are packets that no rule may stop: our own, and ICMP errors about any
-// flow: ours, which also come back in through loopback, and those from
-// outside, which do no harm.
+// spared are packets that no rule may stop: our own, those of flows that are
+// to be left alone, and ICMP errors about any flow: ours, which also come back
+// in through loopback, and those from outside, which do no harm.
 func (l *layout) spared() []nft.Rule {
-	return []nft.Rule{
+	out := []nft.Rule{
 		rule(ours, nft.Accept),
 		rule(l.isICMP(), related, nft.Accept),
 	}
+	if len(l.spare) > 0 {
+		out = append(out, rule(nft.Lookup{Key: l.flow(), Set: setSpare}, nft.Accept))
+	}
+	return out
 }
 
 // note records what must be known before any fence, also that of another
