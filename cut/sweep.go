@@ -10,15 +10,18 @@ import (
 
 // find looks for the flows to cut. Where the rules do not know the selector,
 // nothing finds later what one listing of a table that changes has missed, so
-// it goes on until one adds nothing.
-func (c *cutting) find(ctx context.Context) ([]*member, error) {
-	for {
+// it goes on until one adds nothing, or, where new flows match all the time,
+// some more have been made.
+func (c *cutting) find(ctx context.Context) (found []*member, err error) {
+	const listings = 4
+	for range listings {
 		before := len(c.members.list)
-		found, err := c.sweep(ctx, true)
+		found, err = c.sweep(ctx, true)
 		if err != nil || c.receipt.Fence.Exact || len(c.members.list) == before {
-			return found, err
+			break
 		}
 	}
+	return found, err
 }
 
 // sweep looks through the table for flows that began before the fence and
@@ -88,18 +91,19 @@ func (c *cutting) onTuple(f *conntrack.Flow) bool {
 	return ok && (!e.m.free || e.m.key == f.Key())
 }
 
-// known returns the member that an entry belongs to, or makes it one. An entry
-// on a member's tuple with another ID is what conntrack adopted of it.
+// known returns the member that an entry belongs to, or makes it one. Another
+// entry on the tuple of a member that was deleted is what conntrack adopted of
+// it; before the deletion it is a flow of its own, as in another zone.
 func (c *cutting) known(m *member) *member {
 	e, ok := c.members.ends[m.key.Orig]
 	switch {
-	case !ok:
-		c.members.add(m)
-		return m
-	case e.m.key == m.key:
+	case ok && e.m.key == m.key:
 		return e.m
+	case ok && e.m.deleted:
+		c.receipt.Flows.Returned++
+	default:
+		c.members.add(m)
 	}
-	c.receipt.Flows.Returned++
 	return m
 }
 
