@@ -89,8 +89,8 @@ func (c *cutting) remaining(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if e, ok := c.members.ends[f.Orig]; ok && e.m.key == f.Key() {
-				e.m.remains = true
+			if m, ok := c.members.keys[f.Key()]; ok {
+				m.remains = true
 			}
 		}
 	}

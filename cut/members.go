@@ -26,9 +26,11 @@ func (m *member) end(i int) conntrack.Tuple {
 	return m.reply
 }
 
-// members are the flows that are cut, found by what their ends send.
+// members are the flows that are cut, found by their entry and by what their
+// ends send. In several zones there can be several on one tuple.
 type members struct {
 	list []*member
+	keys map[conntrack.Key]*member
 	ends map[conntrack.Tuple]endRef
 }
 
@@ -52,9 +54,10 @@ func newMember(f *conntrack.Flow, keep bool) *member {
 
 func (ms *members) add(m *member) {
 	if ms.ends == nil {
-		ms.ends = map[conntrack.Tuple]endRef{}
+		ms.keys, ms.ends = map[conntrack.Key]*member{}, map[conntrack.Tuple]endRef{}
 	}
 	ms.list = append(ms.list, m)
+	ms.keys[m.key] = m
 	for i := range 2 {
 		ms.ends[m.end(i)] = endRef{m, i}
 	}

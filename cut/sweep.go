@@ -88,20 +88,19 @@ func (c *cutting) spare(f *conntrack.Flow) {
 // the guard keeps from coming back.
 func (c *cutting) onTuple(f *conntrack.Flow) bool {
 	e, ok := c.members.ends[f.Orig]
-	return ok && (!e.m.free || e.m.key == f.Key())
+	return ok && (!e.m.free || c.members.keys[f.Key()] != nil)
 }
 
 // known returns the member that an entry belongs to, or makes it one. Another
 // entry on the tuple of a member that was deleted is what conntrack adopted of
 // it; before the deletion it is a flow of its own, as in another zone.
 func (c *cutting) known(m *member) *member {
-	e, ok := c.members.ends[m.key.Orig]
-	switch {
-	case ok && e.m.key == m.key:
-		return e.m
-	case ok && e.m.deleted:
+	if old, ok := c.members.keys[m.key]; ok {
+		return old
+	}
+	if e, ok := c.members.ends[m.key.Orig]; ok && e.m.deleted {
 		c.receipt.Flows.Returned++
-	default:
+	} else {
 		c.members.add(m)
 	}
 	return m

@@ -31,6 +31,10 @@ func TestKnown(t *testing.T) {
 	}
 	second := known(flow(2, 5))
 	want("the same tuple in another zone", 2, 0)
+	if known(flow(1, 0)) != first || known(flow(2, 5)) != second {
+		t.Error("the same entries are other members")
+	}
+	want("both again", 2, 0)
 	first.deleted, second.deleted = true, true
 	known(flow(3, 0))
 	want("a new entry after the deletion", 2, 1)
