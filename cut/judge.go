@@ -127,31 +127,31 @@ func (c *cutting) judge() {
 		}
 	}
 	doubt(c.ended != "", "%s", c.ended)
-	doubt(r.Flows.Remaining > 0, "%d flows still have an entry; cut again", r.Flows.Remaining)
-	doubt(r.Flows.Returned > 0, "%d flows came back in spite of the guard, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP): stop it and cut again", r.Flows.Returned)
+	doubt(r.Flows.Remaining > 0, "entries still in the table: %d; cut again", r.Flows.Remaining)
+	doubt(r.Flows.Returned > 0, "entries that came back in spite of the guard: %d, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP); stop it and cut again", r.Flows.Returned)
 	doubt(c.heldShort, "what has no handshake was not held for the whole --hold; give more --timeout")
-	doubt(r.Fence.LeakedPackets > 0, "%d packets of selected flows passed the fence, on a path where its rules do not stop them: cut again, and report it", r.Fence.LeakedPackets)
+	doubt(r.Fence.LeakedPackets > 0, "packets of selected flows that passed the fence: %d, on a path where its rules do not stop them; cut again, and report it", r.Fence.LeakedPackets)
 	if r.Flows.Knocking > 0 {
-		c.because("%d tuples were still sending when the guard was lifted: the ruleset judges their next packet as a new flow's", r.Flows.Knocking)
+		c.because("tuples still sending when the guard was lifted: %d, and the ruleset judges their next packet as a new flow's", r.Flows.Knocking)
 	}
 	left := c.members.unconfirmed()
 	silent := left.flows
 	r.Final = silent == 0 && left.halfOpen == 0 && c.ended == ""
 	if left.halfOpen > 0 {
-		c.because("%d flows were half open, as far as the gateway has seen, and nothing proves their end", left.halfOpen)
+		c.because("flows half open as far as the gateway has seen, without proof of their end: %d", left.halfOpen)
 	}
 	r.handshakes = !c.hasHeld()
 	if r.Flows.Matched == 0 && r.Fence.Packets > 0 {
-		c.because("%d packets were stopped of flows that had no entry any more when they were listed", r.Fence.Packets)
+		c.because("packets stopped of flows that had no entry any more when they were listed: %d", r.Fence.Packets)
 	}
 	switch {
 	case silent == 0:
 	case c.o.Silent || c.o.NoKick:
-		c.because("%d flows were not asked for a sign of death: %s", silent, c.mayReturn())
+		c.because("flows not asked for a sign of death: %d; %s", silent, c.mayReturn())
 	case c.o.AcceptSilent:
-		c.because("that %d flows are gone is taken on trust", silent)
+		c.because("flows taken for gone on trust: %d", silent)
 	default:
-		doubt(true, "%d flows are not certain to be gone: %s", silent, c.whySilent())
+		doubt(true, "flows not certain to be gone: %d; %s", silent, c.whySilent())
 	}
 }
 

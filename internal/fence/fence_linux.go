@@ -147,7 +147,7 @@ func (f *Fence) Raise(family conntrack.Family) error {
 // explain names what the kernel lacks, where the errno tells.
 func explain(err error) error {
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("%w (%w)", &conntrack.NotSupportedError{Feature: "nf_tables with table owners and the expressions ct, fib, reject and dynset", Kernel: "5.12"}, err)
+		return fmt.Errorf("%w (%w)", &conntrack.NotSupportedError{Feature: "nf_tables with table owners and the expressions ct, reject and dynset", Kernel: "5.12"}, err)
 	}
 	return err
 }
