@@ -20,9 +20,25 @@ type Options struct {
 	// which means every flow there is.
 	All bool
 
-	// Spare are the original tuples of flows that are left alone, whatever the
-	// selector says, such as the caller's own connection.
+	// Spare are flows that are left alone, whatever the selector says, such as
+	// the caller's own connection: what their originators send, or what their
+	// responders send, turned round. For a socket of the gateway's own that is
+	// the peer's address and port, then its own, whatever NAT does on the way.
 	Spare []conntrack.Tuple
+
+	// Except are selectors of flows that are left alone.
+	Except []selector.Selector
+
+	// Max is the most flows that may be cut. Zero: no limit. They are counted
+	// before anything is done; with more, Run returns a *TooManyError.
+	Max int
+
+	// NoMirror leaves picked-up mirrors of what is selected alone: flows that
+	// an earlier deletion left behind in the other direction.
+	NoMirror bool
+
+	// NoRelated leaves flows alone that a cut flow expected, such as FTP's data.
+	NoRelated bool
 
 	// NetNS is the descriptor of the network namespace to work in, 0 for the
 	// calling thread's.
