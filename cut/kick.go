@@ -7,6 +7,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
+	"flowcut/internal/probe"
 )
 
 // probeKind is what an end is sent to make it speak.
@@ -178,23 +179,32 @@ func (c *cutting) probeAll(kind probeKind, enough bool) {
 			if m.dead[i] {
 				continue
 			}
-			if err := c.probe(kind, m.end(i), i); err != nil {
+			if err := c.probe(kind, m, i); err != nil {
 				c.sendError = err // such an end stays silent
 			}
 		}
 	}
 }
 
-func (c *cutting) probe(kind probeKind, end conntrack.Tuple, i int) error {
+// target is an end of a member, for probes.
+func target(m *member, i int) probe.Target {
+	if i == 0 {
+		return probe.Target{End: m.end(0), Other: m.reply.Src}
+	}
+	return probe.Target{End: m.end(1), Other: m.key.Orig.Src}
+}
+
+func (c *cutting) probe(kind probeKind, m *member, i int) error {
+	t := target(m, i)
 	switch {
 	case kind == probeAck:
-		return c.prober.Ack(end)
+		return c.prober.Ack(t, probe.Routed)
 	case i == 0: // a SYN-ACK is what the originator's host expects
 		// Conntrack on the end's side drops resets with numbers below what it
 		// has seen: of two halves of all numbers one gets through.
-		return c.prober.SynAck(end, c.fence.Numbers().Ack^c.half)
+		return c.prober.SynAck(t, probe.Routed, c.fence.Numbers().Ack^c.half)
 	}
-	return c.prober.Syn(end, c.fence.Numbers().ISN)
+	return c.prober.Syn(t, probe.Routed, c.fence.Numbers().ISN)
 }
 
 // tellRest sends the ends of flows that are not TCP a port unreachable.
@@ -205,7 +215,7 @@ func (c *cutting) tellRest(list []*member) {
 		}
 		for i := range 2 {
 			if end := m.end(i); answerable(end) && !(i == 1 && end.IsICMP()) {
-				_ = c.prober.Unreachable(end) // counted where it leaves
+				_ = c.prober.Unreachable(target(m, i), probe.Routed) // counted where it leaves
 			}
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	"flowcut/conntrack"
 )
 
-// Prober sends from raw sockets in one network namespace. Needs CAP_NET_RAW.
+// Prober sends from sockets in one network namespace. Needs CAP_NET_RAW.
 // It is not safe for concurrent use.
 type Prober struct {
 	fd4, fd6 int
@@ -56,36 +56,58 @@ func (p *Prober) Close() error {
 	return err
 }
 
+// Target is an end of a flow, and how packets get to it.
+type Target struct {
+	End   conntrack.Tuple // of the packets that the end sends: what is sent to it has the tuple turned round
+	Other netip.Addr      // where the other end of the flow is, as the gateway routes to it
+	Mark  uint32          // the flow's connection mark, for policy routing; 0: none
+}
+
+// Way is how a packet leaves the gateway.
+type Way uint8
+
+const (
+	// Routed sends by the gateway's own routing, through its output rules.
+	Routed Way = iota
+	// Forwarded sends as packets of the other end are routed, past all rules.
+	Forwarded
+)
+
 // TCP flags of the segments.
 const (
 	flagSYN = 0x02
+	flagRST = 0x04
 	flagACK = 0x10
 )
 
-// An end is given below as the tuple of the packets that it sends; what is
-// sent to it has the tuple's destination as its source.
-
 // Ack sends a bare ACK with impossible numbers: a live end answers with an ACK
 // that has the right ones (RFC 9293, 3.10.7.4).
-func (p *Prober) Ack(end conntrack.Tuple) error {
-	return p.segment(end, flagACK, rand.Uint32(), rand.Uint32())
+func (p *Prober) Ack(t Target, w Way) error {
+	return p.segment(t, w, flagACK, rand.Uint32(), rand.Uint32())
 }
 
 // Syn sends a SYN, to an end that was the responder. It passes hosts that drop
 // what does not fit a connection. One without a connection answers with a
 // reset, or with a SYN-ACK where somebody listens; either acknowledges isn+1.
-func (p *Prober) Syn(end conntrack.Tuple, isn uint32) error {
-	return p.segment(end, flagSYN, isn, 0)
+func (p *Prober) Syn(t Target, w Way, isn uint32) error {
+	return p.segment(t, w, flagSYN, isn, 0)
 }
 
 // SynAck sends a SYN-ACK, to an end that was the originator. One without a
 // connection answers with a reset whose sequence number is ack.
-func (p *Prober) SynAck(end conntrack.Tuple, ack uint32) error {
-	return p.segment(end, flagSYN|flagACK, rand.Uint32(), ack)
+func (p *Prober) SynAck(t Target, w Way, ack uint32) error {
+	return p.segment(t, w, flagSYN|flagACK, rand.Uint32(), ack)
 }
 
-func (p *Prober) segment(end conntrack.Tuple, flags byte, seq, ack uint32) error {
+// Reset sends a reset. A connection takes it when seq is the number that it
+// expects next.
+func (p *Prober) Reset(t Target, w Way, seq uint32) error {
+	return p.segment(t, w, flagRST, seq, 0)
+}
+
+func (p *Prober) segment(t Target, w Way, flags byte, seq, ack uint32) error {
 	const size, window = 20, 1024
+	end := t.End
 	p.header(end, unix.IPPROTO_TCP, size)
 	tcp := len(p.buf)
 	p.buf = binary.BigEndian.AppendUint16(p.buf, end.DstPort)
@@ -96,7 +118,7 @@ func (p *Prober) segment(end conntrack.Tuple, flags byte, seq, ack uint32) error
 	p.buf = binary.BigEndian.AppendUint16(p.buf, window)
 	p.buf = append(p.buf, 0, 0, 0, 0)
 	binary.BigEndian.PutUint16(p.buf[tcp+16:], checksum(end.Dst, end.Src, unix.IPPROTO_TCP, p.buf[tcp:]))
-	return p.send(end.Src)
+	return p.send(t, w)
 }
 
 // header begins a packet to the end with an IP header.
@@ -125,7 +147,8 @@ func appendIP(b []byte, src, dst netip.Addr, proto byte, payload int) []byte {
 
 // Unreachable sends an ICMP port unreachable about the packets that the end
 // sends, as the host that it sends them to.
-func (p *Prober) Unreachable(end conntrack.Tuple) error {
+func (p *Prober) Unreachable(t Target, w Way) error {
+	end := t.End
 	quoted := quote(end)
 	icmp := append([]byte{3, 3, 0, 0, 0, 0, 0, 0}, quoted...) // type, code, checksum, unused
 	proto := byte(unix.IPPROTO_ICMP)
@@ -138,7 +161,7 @@ func (p *Prober) Unreachable(end conntrack.Tuple) error {
 	}
 	p.header(end, proto, len(icmp))
 	p.buf = append(p.buf, icmp...)
-	return p.send(end.Src)
+	return p.send(t, w)
 }
 
 // quote is the start of a packet that the end sends: IP header and eight bytes.
@@ -157,7 +180,8 @@ func quote(end conntrack.Tuple) []byte {
 	}
 }
 
-func (p *Prober) send(dst netip.Addr) error {
+func (p *Prober) send(t Target, _ Way) error {
+	dst := t.End.Src
 	var to unix.Sockaddr
 	fd := p.fd4
 	if dst.Is6() {
