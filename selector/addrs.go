@@ -19,7 +19,7 @@ type Addrs struct {
 // AddrRange is an inclusive range of addresses of one family.
 type AddrRange struct{ From, To netip.Addr }
 
-const hintAddr = "write an address, a CIDR, a range a-b, a list of these, @FILE or @-"
+const hintAddr = "write an address, a CIDR, a range a-b, a list of these, @FILE, @- or @nft:FAMILY/TABLE/SET"
 
 // match reports whether the condition holds for an address.
 func (l *Addrs) match(a netip.Addr) bool {

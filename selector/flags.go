@@ -1,6 +1,7 @@
 package selector
 
 import (
+	"fmt"
 	"io"
 	"strings"
 
@@ -14,6 +15,11 @@ import (
 // The zero value is ready. A Flags serves one command line.
 type Flags struct {
 	LabelFile string // names of labels; empty means DefaultLabelFile
+
+	// NFT returns the addresses in a set of nf_tables, in any order, for
+	// @nft:FAMILY/TABLE/SET. Nil refuses such items. An *Error it returns is
+	// the user's mistake; Flag and Value are filled in.
+	NFT func(family, table, set string) ([]AddrRange, error)
 
 	words []word // in the order given
 }
@@ -163,9 +169,9 @@ func (v *flagValue) Set(value string) error {
 // Selector returns the selector that the parsed flags ask for. Files named by
 // @FILE are read, and standard input for @-; a nil stdin refuses @-.
 //
-// Errors are of type *Error.
+// Errors are of type *Error, or wrap one of NFT.
 func (f *Flags) Selector(stdin io.Reader) (Selector, error) {
-	p := parser{stdin: stdin, labelFile: f.LabelFile}
+	p := parser{stdin: stdin, labelFile: f.LabelFile, nft: f.NFT}
 	if p.labelFile == "" {
 		p.labelFile = DefaultLabelFile
 	}
@@ -178,6 +184,9 @@ func (f *Flags) Selector(stdin io.Reader) (Selector, error) {
 		}
 		if err != nil {
 			err.Flag = c.name
+			if p.failed != nil {
+				return Selector{}, fmt.Errorf("selector: --%s %s: %w", c.name, err.Value, p.failed)
+			}
 			return Selector{}, err
 		}
 	}
@@ -229,11 +238,17 @@ func splitList(value string) ([]string, *Error) {
 }
 
 // Parse reads a selector from words as on a command line, such as
-// {"-g", "192.168.1.100", "-p", "tcp"}. It takes no value from standard input.
+// {"-g", "192.168.1.100", "-p", "tcp"}. It takes no value from standard input
+// and none from a set of nf_tables; see [Flags.Parse] for these.
 //
 // Errors about a flag's value are of type *Error.
 func Parse(args []string) (Selector, error) {
-	var f Flags
+	return new(Flags).Parse(args, nil)
+}
+
+// Parse reads a selector from words that are all its own, unlike those of a
+// command that registers the flags beside others. The rest is as for Selector.
+func (f *Flags) Parse(args []string, stdin io.Reader) (Selector, error) {
 	fs := pflag.NewFlagSet("selector", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.Usage = func() {}
@@ -244,7 +259,7 @@ func Parse(args []string) (Selector, error) {
 	if fs.NArg() > 0 {
 		return Selector{}, StrayWord(fs.Arg(0))
 	}
-	return f.Selector(nil)
+	return f.Selector(stdin)
 }
 
 // StrayWord returns the Error for a word that belongs to no flag.

@@ -18,7 +18,9 @@ type parser struct {
 	stdin     io.Reader
 	stdinUsed bool
 	labelFile string
-	nothing   bool // a list of translation targets came out empty: no flow can match
+	nft       func(family, table, set string) ([]AddrRange, error)
+	failed    error // of nft, where it is not the user's mistake
+	nothing   bool  // a list of translation targets came out empty: no flow can match
 }
 
 // maxFile is the size of the largest file of addresses, some two million of them.
@@ -90,7 +92,7 @@ func (p *parser) protos(s *Selector, l list) *Error {
 }
 
 func (p *parser) addrs(to *Addrs, l list) *Error {
-	rs, err := addrItems(p, l, parseRange)
+	rs, err := addrItems(p, l, parseRange, func(r AddrRange) AddrRange { return r })
 	*to = Addrs{true, l.negated, mergeRanges(rs)}
 	return err
 }
@@ -111,7 +113,7 @@ func (p *parser) targets(s *Selector, to *NAT, l list) *Error {
 		*to = NAT{Set: true, Negated: l.negated}
 		return nil
 	}
-	ts, err := addrItems(p, l, parseTarget)
+	ts, err := addrItems(p, l, parseTarget, func(r AddrRange) NATTarget { return NATTarget{Addrs: r} })
 	if err == nil && len(ts) == 0 {
 		// No target is not any target: such a condition holds for no flow,
 		// and its negation for every flow.
@@ -194,24 +196,35 @@ func (p *parser) pickedUp(s *Selector, l list) *Error {
 	return nil
 }
 
-// addrItems parses a list whose items may be files.
-func addrItems[T any](p *parser, l list, parse func(string) (T, *Error)) ([]T, *Error) {
+// addrItems parses a list whose items may be files, or sets of nf_tables whose
+// ranges from makes items of.
+func addrItems[T any](p *parser, l list, parse func(string) (T, *Error), from func(AddrRange) T) ([]T, *Error) {
 	var out []T
 	for _, item := range l.items {
 		name, isFile := strings.CutPrefix(item, "@")
-		if !isFile {
+		ref, isSet := strings.CutPrefix(item, setPrefix)
+		switch {
+		case isSet:
+			rs, err := p.set(ref)
+			if err != nil {
+				return nil, err
+			}
+			for _, r := range rs {
+				out = append(out, from(r))
+			}
+		case isFile:
+			vs, err := readItems(p, name, parse)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, vs...)
+		default:
 			v, err := parse(item)
 			if err != nil {
 				return nil, err
 			}
 			out = append(out, v)
-			continue
 		}
-		vs, err := readItems(p, name, parse)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, vs...)
 	}
 	return out, nil
 }

@@ -1,0 +1,15 @@
+package cut
+
+import "fmt"
+
+// TooManyError means that more flows are selected than Options.Max allows.
+// Nothing was touched.
+type TooManyError struct {
+	Found int // at least: the count ends where it is certain
+	Max   int
+}
+
+// Error says how many there are.
+func (e *TooManyError) Error() string {
+	return fmt.Sprintf("cut: at least %d flows are selected, more than the %d that may be", e.Found, e.Max)
+}
