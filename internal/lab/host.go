@@ -89,7 +89,9 @@ func (h *Host) Sysctl(key, value string) error {
 }
 
 // Address adds an address to the host's link, usable at once.
-func (h *Host) Address(link string, prefix netip.Prefix) error {
+func (h *Host) Address(link string, prefix netip.Prefix) error { return h.address(link, prefix, false) }
+
+func (h *Host) address(link string, prefix netip.Prefix, noRoute bool) error {
 	dev, err := h.route.LinkByName(link)
 	if err != nil {
 		return fmt.Errorf("lab: %s: find %s: %w", h.Name, link, err)
@@ -97,6 +99,9 @@ func (h *Host) Address(link string, prefix netip.Prefix) error {
 	addr := &netlink.Addr{IPNet: ipNet(prefix)}
 	if prefix.Addr().Is6() {
 		addr.Flags = unix.IFA_F_NODAD
+	}
+	if noRoute {
+		addr.Flags |= unix.IFA_F_NOPREFIXROUTE
 	}
 	if err := h.route.AddrAdd(dev, addr); err != nil {
 		return fmt.Errorf("lab: %s: add %s to %s: %w", h.Name, prefix, link, err)

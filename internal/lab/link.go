@@ -19,6 +19,7 @@ type Port struct {
 	Host      *Host
 	Name      string
 	Addresses []netip.Prefix
+	NoRoutes  bool // the addresses bring no route to their networks
 }
 
 // Connect joins two hosts by a veth pair, gives each end its addresses, and
@@ -39,19 +40,25 @@ func (l *Lab) Connect(ctx context.Context, a, b Port) error {
 		}
 	}
 	for _, p := range []Port{a, b} {
-		if err := Until(ctx, fmt.Sprintf("%s of %s is up", p.Name, p.Host.Name), p.running); err != nil {
-			return err
-		}
-		for _, prefix := range p.Addresses {
-			if err := p.Host.Address(p.Name, prefix); err != nil {
-				return err
-			}
-		}
-		if err := Until(ctx, fmt.Sprintf("%s of %s has its addresses", p.Name, p.Host.Name), p.usable); err != nil {
+		if err := p.configure(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// configure gives a device that is up its addresses, and returns when they can
+// be used.
+func (p Port) configure(ctx context.Context) error {
+	if err := Until(ctx, fmt.Sprintf("%s of %s is up", p.Name, p.Host.Name), p.running); err != nil {
+		return err
+	}
+	for _, prefix := range p.Addresses {
+		if err := p.Host.address(p.Name, prefix, p.NoRoutes); err != nil {
+			return err
+		}
+	}
+	return Until(ctx, fmt.Sprintf("%s of %s has its addresses", p.Name, p.Host.Name), p.usable)
 }
 
 // index returns a device number that no peer has: the kernel tells of a

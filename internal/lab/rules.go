@@ -40,7 +40,9 @@ type Gateway struct {
 
 	outer, inner []*Station
 	snat         bool
+	uplinks      Uplinks
 	forwards     []Forward
+	redirects    []redirection
 	nat, raw     []*nft.Table
 }
 
@@ -85,6 +87,9 @@ func (h *Host) Commit(b *nft.Batch) error {
 
 // prerouting replaces the translations of what comes from outside.
 func (g *Gateway) prerouting() error {
+	if len(g.nat) == 0 {
+		return nil // nothing is translated
+	}
 	var b nft.Batch
 	for _, t := range g.nat {
 		b.FlushChain(t, "pre")
@@ -96,20 +101,55 @@ func (g *Gateway) prerouting() error {
 func (g *Gateway) translations(family nft.Family) []nft.Rule {
 	var rules []nft.Rule
 	for _, f := range g.forwards {
-		public, to := g.Public4, f.To.Addr4
+		to := f.To.Addr4
 		if family == nft.IPv6 {
-			public, to = g.Public6, f.To.Addr6
+			to = f.To.Addr6
 		}
-		for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-			rules = append(rules, nft.Rule{Statements: []nft.Statement{
-				nft.Equal(nft.Dst(family), public.AsSlice()),
-				nft.Equal(nft.MetaL4Proto, []byte{proto}),
-				nft.Equal(nft.DstPort, nft.Port(f.Port)),
-				nft.DNAT(to, 0),
-			}})
+		for _, public := range g.publics(family) {
+			for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+				rules = append(rules, nft.Rule{Statements: []nft.Statement{
+					nft.Equal(nft.Dst(family), public.AsSlice()),
+					nft.Equal(nft.MetaL4Proto, []byte{proto}),
+					nft.Equal(nft.DstPort, nft.Port(f.Port)),
+					nft.DNAT(to, 0),
+				}})
+			}
+		}
+	}
+	for _, r := range g.redirects {
+		for _, s := range g.outer {
+			rules = append(rules, nft.NewRule("", nft.Equal(nft.MetaIIFName, nft.Name(s.Device)),
+				nft.Equal(nft.MetaL4Proto, []byte{unix.IPPROTO_TCP}), nft.Equal(nft.DstPort, nft.Port(r.port)), nft.Redirect(r.to)))
 		}
 	}
 	return rules
+}
+
+// publics are the addresses that lines of the DMZ are at: one, or one on each
+// uplink.
+func (g *Gateway) publics(family nft.Family) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range g.outer {
+		if family == nft.IPv6 {
+			out = append(out, s.Via6)
+		} else {
+			out = append(out, s.Via4)
+		}
+	}
+	if g.uplinks == MainTable {
+		out = out[:1]
+	}
+	return out
+}
+
+// redirection is a port of everybody's that the gateway answers on itself.
+type redirection struct{ port, to uint16 }
+
+// Redirect sends what comes from outside for a TCP port, at whatever address,
+// to a port of the gateway itself.
+func (g *Gateway) Redirect(port, to uint16) error {
+	g.redirects = append(g.redirects, redirection{port, to})
+	return g.prerouting()
 }
 
 // Block drops every packet from addr before connection tracking sees it, as
@@ -195,6 +235,7 @@ func (g *Gateway) filter(family nft.Family) *nft.Table {
 		from := nft.Equal(nft.MetaIIFName, nft.Name(s.Device))
 		input.Rules = append(input.Rules,
 			nft.Rule{Statements: []nft.Statement{from, known, nft.Accept}},
+			nft.Rule{Statements: []nft.Statement{from, nft.AnyBit(nft.CTStatus, statusDstNAT), nft.Accept}},
 			nft.Rule{Statements: []nft.Statement{from, nft.Drop}})
 		forward.Rules = append(forward.Rules,
 			nft.Rule{Statements: []nft.Statement{from, nft.AnyBit(nft.CTStatus, statusDstNAT), nft.Accept}})

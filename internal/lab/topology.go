@@ -25,6 +25,21 @@ type Config struct {
 	NoRules      bool // the gateway forwards everything and translates nothing
 	HostFirewall bool // clients and servers drop what conntrack calls invalid
 	HostRejects  bool // they answer it with a reset
+
+	// What makes the gateway an unusual one. GatewayKinds has names for them.
+	Output      Output
+	InputDrop   bool // nothing may come in to the gateway itself but neighbour discovery and what is redirected
+	Uplinks     Uplinks
+	MainDefault bool // with Uplinks: the main table sends the rest of the world to client
+	Zoned       Zoned
+	// Twins: client2 has client's addresses and server2 server's. What comes
+	// from the first two is in zone 1, from the other two in zone 2, and routed
+	// by the device that it came in by. Nothing is translated.
+	Twins   bool
+	Devices Devices
+	Bridged Bridged
+	Routers bool // each host is behind a router of its own: [Station.Router]
+	Crowd   Crowd
 }
 
 // Topology is clients outside and servers inside of a gateway that
@@ -34,7 +49,8 @@ type Config struct {
 //	client2  198.51.100.2  2001:db8:2::2 -- wan2           lan2 -- 192.168.2.100  fd00:2::100  server2
 //
 // and so on for more of them (client3 is 198.51.101.2). Clients reach a
-// server through [Gateway.Forward], at the gateway's address on wan.
+// server through [Gateway.Forward], at the gateway's address on wan; where it
+// is in gateways of all kinds says [Topology.To].
 type Topology struct {
 	*Lab
 	Clients []*Station
@@ -48,6 +64,7 @@ type Station struct {
 	Addr4, Addr6 netip.Addr // its own
 	Via4, Via6   netip.Addr // the gateway's on that link
 	Device       string     // the gateway's end of the link
+	Router       *Host      // between the two, with Config.Routers
 }
 
 // outside returns client n, counted from 0, without its host.
@@ -98,18 +115,23 @@ func Standard(ctx context.Context, cfg Config) (_ *Topology, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{Host: host, snat: cfg.SNAT}
+	g := &Gateway{Host: host, snat: cfg.SNAT, uplinks: cfg.Uplinks}
 	t.Gateway = g
+	if cfg.Bridged != Routed {
+		if err := t.makeBridge(ctx, cfg); err != nil {
+			return nil, err
+		}
+	}
 	for n := range orTwo(cfg.Clients) {
-		s := outside(n)
-		if err := t.attach(ctx, numbered("client", n), s); err != nil {
+		s := cfg.place(outside, n)
+		if err := t.attach(ctx, numbered("client", n), s, cfg, cfg.tableOf(n, true)); err != nil {
 			return nil, err
 		}
 		t.Clients = append(t.Clients, s)
 	}
 	for n := range orTwo(cfg.Servers) {
-		s := inside(n)
-		if err := t.attach(ctx, numbered("server", n), s); err != nil {
+		s := cfg.place(inside, n)
+		if err := t.attach(ctx, numbered("server", n), s, cfg, cfg.tableOf(n, false)); err != nil {
 			return nil, err
 		}
 		t.Servers = append(t.Servers, s)
@@ -126,33 +148,19 @@ func orTwo(n int) int {
 	return n
 }
 
-// attach makes the host of s and links it with the gateway.
-func (t *Topology) attach(ctx context.Context, role string, s *Station) (err error) {
-	if s.Host, err = t.Host(role); err != nil {
-		return err
-	}
-	both := func(a, b netip.Addr) []netip.Prefix {
-		return []netip.Prefix{netip.PrefixFrom(a, 24), netip.PrefixFrom(b, 64)}
-	}
-	err = t.Connect(ctx,
-		Port{Host: t.Gateway.Host, Name: s.Device, Addresses: both(s.Via4, s.Via6)},
-		Port{Host: s.Host, Name: "eth0", Addresses: both(s.Addr4, s.Addr6)})
-	if err != nil {
-		return err
-	}
-	if err := s.Route(netip.PrefixFrom(netip.IPv4Unspecified(), 0), s.Via4); err != nil {
-		return err
-	}
-	return s.Route(netip.PrefixFrom(netip.IPv6Unspecified(), 0), s.Via6)
-}
-
 // configure makes the gateway forward and sets the rules up.
 func (t *Topology) configure(cfg Config) error {
 	g := t.Gateway
-	if !cfg.NoRules {
+	if err := t.policyRouting(cfg); err != nil {
+		return err
+	}
+	if !cfg.NoRules && !cfg.Twins && cfg.Bridged == Routed {
 		if err := g.install(!cfg.IPv4Only); err != nil {
 			return err
 		}
+	}
+	if err := g.special(cfg); err != nil {
+		return err
 	}
 	for key, value := range cfg.Sysctls {
 		if err := g.Sysctl(key, value); err != nil {
