@@ -84,6 +84,11 @@ func (h *Host) macvlan(name, below string) error {
 	if err != nil {
 		return err
 	}
+	// Otherwise it answers for the addresses of the device on top as well, and
+	// gets their packets.
+	if err := h.Sysctl("net.ipv4.conf."+below+".arp_ignore", "1"); err != nil {
+		return err
+	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.ParentIndex = name, parent
 	attrs.Index = h.lab.index()
