@@ -1,5 +1,3 @@
-// Package probe sends segments that make an end of a connection speak, or
-// tell it that the connection is over.
 package probe
 
 import (
@@ -14,64 +12,84 @@ import (
 	"flowcut/conntrack"
 )
 
-// Prober sends from sockets in one network namespace. Needs CAP_NET_RAW.
-// It is not safe for concurrent use.
+// Prober sends from sockets in one network namespace. Needs CAP_NET_RAW; with
+// CAP_NET_ADMIN packets carry marks, and addresses of neighbours can be asked
+// for. It is not safe for concurrent use.
 type Prober struct {
-	fd4, fd6 int
-	buf      []byte
+	raw4, raw6 rawSocket
+	link       *link
+	buf        []byte
+	refused    map[kind]bool
+	past       bool
 }
 
-// Open opens the sockets in the calling thread's namespace. Packets carry the
-// priority as SO_PRIORITY, by which rules know them.
+// kind is what output rules tell packets of ours apart by.
+type kind struct {
+	six   bool
+	proto conntrack.Proto
+}
+
+// Open opens the sockets in the calling thread's namespace. Packets that pass
+// rules carry the priority as SO_PRIORITY, by which the rules know them.
 func Open(priority int) (*Prober, error) {
-	fd4, err := open(unix.AF_INET, priority)
-	if err != nil {
+	p := &Prober{refused: map[kind]bool{}}
+	p.raw6.fd = -1
+	var err error
+	if p.raw4, err = openRaw(unix.AF_INET, priority); err != nil {
 		return nil, err
 	}
-	fd6, err := open(unix.AF_INET6, priority)
-	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
-		return nil, errors.Join(err, unix.Close(fd4))
+	p.raw6, err = openRaw(unix.AF_INET6, priority)
+	if err == nil || errors.Is(err, unix.EAFNOSUPPORT) {
+		p.link, err = openLink()
 	}
-	return &Prober{fd4: fd4, fd6: fd6}, nil
-}
-
-func open(family, priority int) (int, error) {
-	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
 	if err != nil {
-		return -1, fmt.Errorf("probe: open a raw socket: %w", err)
+		return nil, errors.Join(err, p.Close())
 	}
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20) // room only
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, priority); err != nil {
-		return -1, errors.Join(fmt.Errorf("probe: set the socket's priority: %w", err), unix.Close(fd))
-	}
-	return fd, nil
+	return p, nil
 }
 
 // Close closes the sockets.
 func (p *Prober) Close() error {
-	err := unix.Close(p.fd4)
-	if p.fd6 >= 0 {
-		err = errors.Join(err, unix.Close(p.fd6))
+	err := unix.Close(p.raw4.fd)
+	if p.raw6.fd >= 0 {
+		err = errors.Join(err, unix.Close(p.raw6.fd))
+	}
+	if p.link != nil {
+		err = errors.Join(err, p.link.close())
 	}
 	return err
 }
 
 // Target is an end of a flow, and how packets get to it.
 type Target struct {
-	End   conntrack.Tuple // of the packets that the end sends: what is sent to it has the tuple turned round
-	Other netip.Addr      // where the other end of the flow is, as the gateway routes to it
-	Mark  uint32          // the flow's connection mark, for policy routing; 0: none
+	// End is the tuple of the packets that the end sends: what is sent to it
+	// has the tuple turned round.
+	End conntrack.Tuple
+	// Other is where the other end of the flow is, as the gateway routes to
+	// it: rules on sources and devices are followed by it. The source of the
+	// packets is End.Dst all the same.
+	Other netip.Addr
+	// Mark is the flow's connection mark, for rules on marks. 0: none.
+	Mark uint32
 }
 
 // Way is how a packet leaves the gateway.
 type Way uint8
 
 const (
-	// Routed sends by the gateway's own routing, through its output rules.
+	// Routed sends by the gateway's own routing, with the mark and the source
+	// of the flow, through its output rules. Packets that these refuse leave as
+	// Forwarded.
 	Routed Way = iota
-	// Forwarded sends as packets of the other end are routed, past all rules.
+	// Forwarded sends as packets of the other end are routed, to the next
+	// hop's link-layer address, past all rules. Where there is none, or where
+	// packets must not leave in plain text, they leave as Routed.
 	Forwarded
 )
+
+// PastRules tells whether the last packet left past all rules of this host, so
+// that none of them has seen it leave.
+func (p *Prober) PastRules() bool { return p.past }
 
 // TCP flags of the segments.
 const (
@@ -82,6 +100,9 @@ const (
 
 // Ack sends a bare ACK with impossible numbers: a live end answers with an ACK
 // that has the right ones (RFC 9293, 3.10.7.4).
+//
+// Errors of this and the other kinds wrap the errno of the send, EPERM where
+// rules of this host refuse the packet, and tell why no other way was left.
 func (p *Prober) Ack(t Target, w Way) error {
 	return p.segment(t, w, flagACK, rand.Uint32(), rand.Uint32())
 }
@@ -100,7 +121,7 @@ func (p *Prober) SynAck(t Target, w Way, ack uint32) error {
 }
 
 // Reset sends a reset. A connection takes it when seq is the number that it
-// expects next.
+// expects next (RFC 5961, 3.2).
 func (p *Prober) Reset(t Target, w Way, seq uint32) error {
 	return p.segment(t, w, flagRST, seq, 0)
 }
@@ -118,31 +139,12 @@ func (p *Prober) segment(t Target, w Way, flags byte, seq, ack uint32) error {
 	p.buf = binary.BigEndian.AppendUint16(p.buf, window)
 	p.buf = append(p.buf, 0, 0, 0, 0)
 	binary.BigEndian.PutUint16(p.buf[tcp+16:], checksum(end.Dst, end.Src, unix.IPPROTO_TCP, p.buf[tcp:]))
-	return p.send(t, w)
+	return p.send(t, w, conntrack.ProtoTCP)
 }
 
 // header begins a packet to the end with an IP header.
 func (p *Prober) header(end conntrack.Tuple, proto byte, payload int) {
 	p.buf = appendIP(p.buf[:0], end.Dst, end.Src, proto, payload)
-}
-
-func appendIP(b []byte, src, dst netip.Addr, proto byte, payload int) []byte {
-	const ttl, dontFragment = 64, 0x4000
-	if src.Is6() {
-		b = append(b, 6<<4, 0, 0, 0)
-		b = binary.BigEndian.AppendUint16(b, uint16(payload))
-		b = append(b, proto, ttl)
-		return append(append(b, src.AsSlice()...), dst.AsSlice()...)
-	}
-	start := len(b)
-	b = append(b, 4<<4|5, 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(20+payload))
-	b = binary.BigEndian.AppendUint16(b, uint16(rand.Uint32()))
-	b = binary.BigEndian.AppendUint16(b, dontFragment)
-	b = append(b, ttl, proto, 0, 0)
-	b = append(append(b, src.AsSlice()...), dst.AsSlice()...)
-	binary.BigEndian.PutUint16(b[start+10:], fold(sum(0, b[start:])))
-	return b
 }
 
 // Unreachable sends an ICMP port unreachable about the packets that the end
@@ -151,70 +153,50 @@ func (p *Prober) Unreachable(t Target, w Way) error {
 	end := t.End
 	quoted := quote(end)
 	icmp := append([]byte{3, 3, 0, 0, 0, 0, 0, 0}, quoted...) // type, code, checksum, unused
-	proto := byte(unix.IPPROTO_ICMP)
+	proto := conntrack.ProtoICMP
 	if end.Src.Is6() {
 		icmp[0], icmp[1] = 1, 4
-		proto = unix.IPPROTO_ICMPV6
-		binary.BigEndian.PutUint16(icmp[2:], checksum(end.Dst, end.Src, proto, icmp))
+		proto = conntrack.ProtoICMPv6
+		binary.BigEndian.PutUint16(icmp[2:], checksum(end.Dst, end.Src, byte(proto), icmp))
 	} else {
 		binary.BigEndian.PutUint16(icmp[2:], fold(sum(0, icmp)))
 	}
-	p.header(end, proto, len(icmp))
+	p.header(end, byte(proto), len(icmp))
 	p.buf = append(p.buf, icmp...)
-	return p.send(t, w)
+	return p.send(t, w, proto)
 }
 
-// quote is the start of a packet that the end sends: IP header and eight bytes.
-func quote(end conntrack.Tuple) []byte {
-	const size = 8
-	b := appendIP(nil, end.Src, end.Dst, byte(end.Proto), size)
-	switch end.Proto {
-	case conntrack.ProtoICMP, conntrack.ProtoICMPv6:
-		b = append(b, end.ICMPType, end.ICMPCode, 0, 0)
-		b = binary.BigEndian.AppendUint16(b, end.ICMPID)
-		return append(b, 0, 0)
-	default:
-		b = binary.BigEndian.AppendUint16(b, end.SrcPort)
-		b = binary.BigEndian.AppendUint16(b, end.DstPort)
-		return append(b, 0, size, 0, 0)
+// send sends the packet in buf.
+func (p *Prober) send(t Target, w Way, proto conntrack.Proto) error {
+	k := kind{t.End.Src.Is6(), proto}
+	scope, err := p.link.scope(t)
+	if err != nil {
+		return fmt.Errorf("probe: send to %s: %w", t.End.Src, err)
 	}
-}
-
-func (p *Prober) send(t Target, _ Way) error {
-	dst := t.End.Src
-	var to unix.Sockaddr
-	fd := p.fd4
-	if dst.Is6() {
-		fd, to = p.fd6, &unix.SockaddrInet6{Addr: dst.As16()}
-	} else {
-		to = &unix.SockaddrInet4{Addr: dst.As4()}
+	var linkErr error
+	if w == Forwarded || p.refused[k] {
+		if linkErr = p.link.send(t, scope, p.buf); linkErr == nil {
+			p.past = true
+			return nil
+		}
 	}
-	if err := unix.Sendto(fd, p.buf, 0, to); err != nil {
-		return fmt.Errorf("probe: send to %s: %w", dst, err)
+	p.past = false
+	raw := &p.raw4
+	if k.six {
+		raw = &p.raw6
 	}
-	return nil
-}
-
-// checksum is that of TCP, UDP and ICMPv6, with the pseudo header.
-func checksum(src, dst netip.Addr, proto byte, payload []byte) uint16 {
-	s := sum(sum(0, src.AsSlice()), dst.AsSlice())
-	return fold(sum(s+uint32(proto)+uint32(len(payload)), payload))
-}
-
-func sum(s uint32, b []byte) uint32 {
-	for len(b) >= 2 {
-		s += uint32(binary.BigEndian.Uint16(b))
-		b = b[2:]
+	err = raw.send(t, scope, p.buf)
+	if errors.Is(err, unix.EPERM) && linkErr == nil {
+		if linkErr = p.link.send(t, scope, p.buf); linkErr == nil {
+			p.refused[k], p.past = true, true // the next one need not try
+			return nil
+		}
 	}
-	if len(b) == 1 {
-		s += uint32(b[0]) << 8
+	switch {
+	case err == nil:
+		return nil
+	case linkErr == nil:
+		return fmt.Errorf("probe: send to %s: %w", t.End.Src, err)
 	}
-	return s
-}
-
-func fold(s uint32) uint16 {
-	for s>>16 != 0 {
-		s = s&0xffff + s>>16
-	}
-	return ^uint16(s)
+	return fmt.Errorf("probe: send to %s: %w, and past the output rules: %w", t.End.Src, err, linkErr)
 }
