@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"flowcut/internal/fence"
 	"flowcut/internal/netns"
 	"flowcut/internal/probe"
+	"flowcut/selector"
 )
 
 // Run cuts the flows that the options select and returns when the fence is
@@ -34,6 +37,9 @@ func Run(ctx context.Context, o Options) (*Receipt, error) {
 	limit, cancel := context.WithTimeoutCause(ctx, time.Until(c.o.Start.Add(c.o.Timeout)), errTimeout)
 	defer cancel()
 	if err := c.open(); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	if err := c.few(limit); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
 	err := c.run(limit)
@@ -92,16 +98,36 @@ type cutting struct {
 	receipt Receipt
 	reasons []string
 
-	members   members
-	spared    map[conntrack.Key]*conntrack.Flow // selected and left alone
-	raised    time.Time
-	lowered   time.Time
-	deleted   time.Time // last deletion
-	checked   bool      // a pass over the whole table found nothing old
-	half      uint32    // of the numbers of SYN-ACKs, see probe
-	heldShort bool      // --timeout ended the hold
-	sendError error     // of a probe that could not be sent
-	ended     string    // why the cut ended before its end
+	// What is cut, and what is not.
+	members  members
+	mirror   *selector.Selector // of what the selector means; nil if none is looked for
+	services services
+	spared   map[conntrack.Key]*conntrack.Flow // selected and left alone
+	suspects map[conntrack.Key]bool            // look like mirrors and are left alone
+	twins    map[conntrack.Key]fence.Entry     // not meant, on a member's tuple in another zone
+	zoned    bool                              // there are zones
+
+	// When.
+	raised  time.Time
+	guarded bool      // the rules know the tuples of what they cannot select
+	kicked  time.Time // first probe
+	deleted time.Time // last deletion
+	lowered time.Time
+
+	// Probes.
+	half      uint32                     // of the numbers of SYN-ACKs, see probe
+	resets    map[conntrack.Tuple]uint32 // by end, numbers of the resets that we sent since the last round
+	sendError error                      // of a probe that could not be sent
+
+	// What there is to judge.
+	checked   bool              // a pass over the whole table found nothing old
+	waiting   []fence.Queue     // have not been seen empty since the fence rose
+	drained   bool              // there are none of those any more
+	lost      int               // packets that waited in queues when the guard was lifted
+	untracked uint64            // packets on cut tuples that conntrack was told not to track
+	knocking  []conntrack.Tuple // still sending when the guard was lifted
+	heldShort bool              // --timeout ended the hold
+	ended     string            // why the cut ended before its end
 }
 
 // open opens all sockets. It changes nothing.
@@ -110,7 +136,8 @@ func (c *cutting) open() (err error) {
 		return err
 	}
 	c.fence, err = fence.New(fence.Config{
-		NetNS: c.o.NetNS, Silent: c.o.Silent, Without: c.o.without, Selector: &c.o.Selector, Spare: c.o.Spare,
+		NetNS: c.o.NetNS, Silent: c.o.Silent, Without: c.o.without,
+		Selector: &c.o.Selector, Spare: c.o.Spare, Except: c.o.Except,
 		Remember: c.o.Timeout + c.o.Settle + time.Minute,
 	})
 	if err != nil {
@@ -147,6 +174,7 @@ func (c *cutting) run(ctx context.Context) error {
 		return err
 	}
 	c.begin(stepList)
+	c.reflect()
 	found, err := c.find(ctx)
 	if err != nil {
 		return err
@@ -157,13 +185,6 @@ func (c *cutting) run(ctx context.Context) error {
 	}
 	if err := c.take(found); err != nil {
 		return err
-	}
-	if !c.receipt.Fence.Exact {
-		// Only now do the rules know whom they mean.
-		c.raisedNow()
-		if err := c.fence.Settle(); err != nil {
-			return err
-		}
 	}
 	if c.kicks() {
 		c.begin(stepTell)
@@ -184,7 +205,7 @@ func (c *cutting) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.lower(); err != nil {
+	if err := c.lower(ctx); err != nil {
 		return err
 	}
 	c.begin(stepSettle)
@@ -219,7 +240,12 @@ func (c *cutting) raise(ctx context.Context) error {
 	if c.raised.IsZero() {
 		return nil
 	}
-	return c.fence.Settle()
+	if err := c.fence.Settle(); err != nil {
+		return err
+	}
+	var err error
+	c.waiting, err = c.fence.Queues()
+	return err
 }
 
 func (c *cutting) raisedNow() {
@@ -234,12 +260,26 @@ func (c *cutting) since(t time.Time) Millis { return Millis(t.Sub(c.o.Start)) }
 // goes free as soon as its entry is gone.
 func (c *cutting) take(list []*member) error {
 	var guarded []*member
+	late := false // some have not been fenced before
 	for _, m := range list {
 		if m.free = !m.tcp && c.o.Hold == 0; !m.free {
 			guarded = append(guarded, m)
 		}
+		late = late || m.why != selected
 	}
-	return c.fence.Guard(tuples(guarded))
+	if err := c.fence.Guard(tuples(guarded), slices.Collect(maps.Values(c.twins))...); err != nil {
+		return err
+	}
+	switch {
+	case !c.receipt.Fence.Exact && !c.guarded:
+		// Only now do the rules know whom they mean.
+		c.guarded = true
+		c.raisedNow()
+		return c.fence.Settle()
+	case late:
+		return c.fence.SettleTuples()
+	}
+	return nil
 }
 
 // tell makes the ends hear that it is over. Where some stay silent, the flows
@@ -311,8 +351,12 @@ func (c *cutting) delete(ctx context.Context, list []*member) error {
 	return err
 }
 
-// lower leaves the guard alone standing.
-func (c *cutting) lower() error {
+// lower leaves the guard alone standing, once nothing waits in a queue that was
+// there before the fence: a first packet among it has no entry to cut.
+func (c *cutting) lower(ctx context.Context) error {
+	if err := c.drain(ctx); err != nil {
+		return err
+	}
 	c.lowered = time.Now()
 	return c.fence.Lower()
 }
@@ -338,7 +382,7 @@ func (c *cutting) because(format string, args ...any) {
 // conclude counts, lifts what stands, and judges.
 func (c *cutting) conclude(ctx context.Context) (err error) {
 	if !c.raised.IsZero() {
-		err = errors.Join(c.count(), c.remaining(ctx))
+		err = errors.Join(c.unqueue(), c.count(), c.remaining(ctx))
 		c.receipt.Fence.LiftedAfterMS = c.since(time.Now()) // packets pass before Lift returns
 		err = errors.Join(err, c.fence.Lift())
 	}

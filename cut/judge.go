@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +23,7 @@ func (c *cutting) count() error {
 	}
 	r.Fence.Packets, r.Fence.Bytes, r.Fence.LeakedPackets = n.Packets, n.Bytes, n.Leaked
 	r.Flows.Refused = int(n.Refused)
+	c.untracked = n.Untracked
 	if err := c.countMarks(); err != nil {
 		return err
 	}
@@ -42,18 +45,24 @@ func (c *cutting) count() error {
 // countMarks counts the tuples of each mark.
 func (c *cutting) countMarks() error {
 	r := &c.receipt
+	born, err := c.born()
+	if err != nil {
+		return err
+	}
+	for key := range c.twins {
+		delete(born, entry{key.Orig, key.ID})
+	}
+	r.Flows.Admitted = len(born)
 	for _, x := range []struct {
 		mark fence.Mark
 		into *int
-	}{
-		{fence.Born, &r.Flows.Admitted}, {fence.Reset, &r.Endpoints.Reset}, {fence.Unreachable, &r.Endpoints.Unreachable},
-	} {
+	}{{fence.Reset, &r.Endpoints.Reset}, {fence.Unreachable, &r.Endpoints.Unreachable}} {
 		tuples, err := c.tuplesOf(x.mark)
 		if err != nil {
 			return err
 		}
-		for t := range tuples {
-			if _, mine := c.members.ends[t]; mine || x.mark == fence.Born {
+		for t, ref := range c.members.ends {
+			if tuples[t] || x.mark == fence.Reset && ref.m.reset[ref.i] {
 				*x.into++
 			}
 		}
@@ -64,6 +73,7 @@ func (c *cutting) countMarks() error {
 		}
 		if n.Ago < max(c.o.Settle, 100*time.Millisecond) {
 			r.Flows.Knocking++
+			c.knocking = append(c.knocking, n.Tuple)
 		}
 	}
 	silent := c.raised
@@ -95,7 +105,14 @@ func (c *cutting) remaining(ctx context.Context) error {
 		}
 	}
 	n := &c.receipt.Flows
+	n.Suspects = len(c.suspects)
 	for _, m := range c.members.list {
+		switch m.why {
+		case mirrored:
+			n.Mirrored++
+		case related:
+			n.Related++
+		}
 		switch m.outcome() {
 		case Deleted:
 			n.Deleted++
@@ -131,8 +148,19 @@ func (c *cutting) judge() {
 	doubt(r.Flows.Returned > 0, "entries that came back in spite of the guard: %d, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP); stop it and cut again", r.Flows.Returned)
 	doubt(c.heldShort, "what has no handshake was not held for the whole --hold; give more --timeout")
 	doubt(r.Fence.LeakedPackets > 0, "packets of selected flows that passed the fence: %d, on a path where its rules do not stop them; cut again, and report it", r.Fence.LeakedPackets)
+	doubt(c.untracked > 0, "packets of cut flows that a NOTRACK rule keeps from connection tracking: %d, which only the guard has stopped; take the rule away, or drop them there", c.untracked)
+	doubt(c.settled() && !c.drained, "packets that wait in NFQUEUE %s since before the fence; their verdicts may let them pass, so cut again when the program behind it works", queueNums(c.waiting))
 	if r.Flows.Knocking > 0 {
-		c.because("tuples still sending when the guard was lifted: %d, and the ruleset judges their next packet as a new flow's", r.Flows.Knocking)
+		c.because("tuples still sending when the guard was lifted: %d (%s), and the ruleset judges their next packet as a new flow's", r.Flows.Knocking, names(c.knocking))
+	}
+	if c.lost > 0 {
+		c.because("packets that waited in an NFQUEUE when the guard was lifted, which drops them: %d", c.lost)
+	}
+	if n := c.members.shared(); n > 0 {
+		c.because("flows with the same addresses and ports as one in another zone, so that their ends' answers cannot be told apart: %d", n)
+	}
+	if r.Flows.Suspects > 0 {
+		c.because("flows left alone that look like mirrors of what is selected, but begin at no service's port: %d", r.Flows.Suspects)
 	}
 	left := c.members.unconfirmed()
 	silent := left.flows
@@ -153,6 +181,29 @@ func (c *cutting) judge() {
 	default:
 		doubt(true, "flows not certain to be gone: %d; %s", silent, c.whySilent())
 	}
+}
+
+// names writes the first of some tuples.
+func names(tuples []conntrack.Tuple) string {
+	const most = 3
+	var out []string
+	for i, t := range tuples {
+		if i == most {
+			out = append(out, "...")
+			break
+		}
+		out = append(out, t.String())
+	}
+	return strings.Join(out, ", ")
+}
+
+// queueNums writes the numbers of queues.
+func queueNums(queues []fence.Queue) string {
+	var out []string
+	for _, q := range queues {
+		out = append(out, strconv.Itoa(q.Num))
+	}
+	return strings.Join(out, ", ")
 }
 
 // whySilent says why ends may not have answered, and what to do.

@@ -27,32 +27,39 @@ const (
 type round struct {
 	at   time.Duration // since the first round
 	kind probeKind
+	way  probe.Way
 }
 
 // The first round tells live ends, by way of the fence's reset; the next ones
 // are answered by ends that are dead then. Later ones are for long ways, and
 // for ends that only hear SYNs.
+//
+// Most ends are reached as the gateway routes its own packets. Those that stay
+// silent are asked as packets of the other end are forwarded to them, which
+// output rules do not stop and policy routing does not lead astray.
 var (
 	roundsFirst = []round{
-		{0, probeAck}, {8 * time.Millisecond, probeSyn}, {25 * time.Millisecond, probeSyn},
-		{60 * time.Millisecond, probeSyn}, {120 * time.Millisecond, probeAck}, {160 * time.Millisecond, probeSyn},
+		{0, probeAck, probe.Routed}, {8 * time.Millisecond, probeSyn, probe.Routed}, {25 * time.Millisecond, probeSyn, probe.Routed},
+		{60 * time.Millisecond, probeSyn, probe.Routed}, {120 * time.Millisecond, probeAck, probe.Forwarded}, {160 * time.Millisecond, probeSyn, probe.Forwarded},
 	}
 	// For ends that had just answered somebody else, which they do once in
 	// 500 ms, and for long ways.
 	roundsBefore = []round{
-		{0, probeSyn}, {200 * time.Millisecond, probeSyn}, {240 * time.Millisecond, probeSyn}, {300 * time.Millisecond, probeSyn},
+		{0, probeSyn, probe.Routed}, {200 * time.Millisecond, probeSyn, probe.Forwarded},
+		{240 * time.Millisecond, probeSyn, probe.Routed}, {300 * time.Millisecond, probeSyn, probe.Forwarded},
 	}
 	// After the deletion a host firewall's view of the ends has changed, and
 	// so has what NAT does to sequence numbers.
 	roundsAfter = []round{
-		{0, probeSyn}, {30 * time.Millisecond, probeSyn}, {100 * time.Millisecond, probeAck},
-		{140 * time.Millisecond, probeSyn}, {550 * time.Millisecond, probeSyn}, {600 * time.Millisecond, probeSyn},
-		{700 * time.Millisecond, probeSyn},
+		{0, probeSyn, probe.Routed}, {30 * time.Millisecond, probeSyn, probe.Forwarded}, {100 * time.Millisecond, probeAck, probe.Forwarded},
+		{140 * time.Millisecond, probeSyn, probe.Routed}, {550 * time.Millisecond, probeSyn, probe.Forwarded},
+		{600 * time.Millisecond, probeSyn, probe.Routed}, {700 * time.Millisecond, probeSyn, probe.Forwarded},
 	}
 	// Only for flows of which no end has answered.
 	roundsLast = []round{
-		{200 * time.Millisecond, probeAck}, {300 * time.Millisecond, probeSyn}, {800 * time.Millisecond, probeSyn},
-		{1100 * time.Millisecond, probeAck}, {1200 * time.Millisecond, probeSyn}, {1500 * time.Millisecond, probeSyn},
+		{200 * time.Millisecond, probeAck, probe.Forwarded}, {300 * time.Millisecond, probeSyn, probe.Forwarded},
+		{800 * time.Millisecond, probeSyn, probe.Routed}, {1100 * time.Millisecond, probeAck, probe.Routed},
+		{1200 * time.Millisecond, probeSyn, probe.Routed}, {1500 * time.Millisecond, probeSyn, probe.Forwarded},
 	}
 	lastAnswer = 150 * time.Millisecond // after the last probe of a list
 )
@@ -77,7 +84,7 @@ func (c *cutting) kick(ctx context.Context, rounds []round, enough bool) error {
 		late := i > 0 && i+1 < len(rounds) && time.Since(start) > rounds[i+1].at
 		if i < len(rounds) && !late {
 			c.half ^= 1 << 31
-			c.probeAll(rounds[i].kind, enough)
+			c.probeAll(rounds[i], enough)
 		}
 	}
 	return nil
@@ -103,6 +110,11 @@ func (c *cutting) answersUntil(ctx context.Context, until time.Time, enough bool
 		left := time.Until(until)
 		if left <= 0 {
 			return false, nil
+		}
+		if time.Since(c.kicked) > forKernel {
+			if err := c.resetOurselves(); err != nil {
+				return false, err
+			}
 		}
 		if err := wait(ctx, min(left, max(poll, 4*time.Since(began)))); err != nil {
 			return false, err
@@ -147,10 +159,11 @@ func (c *cutting) readReborn() error {
 		if err != nil {
 			return err
 		}
-		e, ok := c.members.ends[n.Tuple]
-		if ok && e.i == 0 && e.m.tcp && e.m.key.ID != n.ID {
-			e.m.dead[0], e.m.told[0] = true, true
-		}
+		c.endsOn(n.Tuple, func(m *member, i int) {
+			if i == 0 && m.tcp && !m.shared && m.key.ID != n.ID {
+				m.dead[0], m.told[0] = true, true
+			}
+		})
 	}
 	return nil
 }
@@ -161,16 +174,71 @@ func (c *cutting) each(mark fence.Mark, f func(m *member, i int)) error {
 		if err != nil {
 			return err
 		}
-		if e, ok := c.members.ends[n.Tuple]; ok {
-			f(e.m, e.i)
-		}
+		c.endsOn(n.Tuple, f)
 	}
 	return nil
 }
 
+// endsOn calls f for each end of a member that sends a tuple.
+func (c *cutting) endsOn(t conntrack.Tuple, f func(m *member, i int)) {
+	ref, ok := c.members.ends[t]
+	for e := &ref; ok && e != nil; e = e.more {
+		f(e.m, e.i)
+	}
+}
+
+// forKernel is how long the kernel's own resets are waited for. They are the
+// fast way, but a gateway's output rules may stop them, policy routing may lead
+// them astray, and NAT may change their numbers.
+const forKernel = 40 * time.Millisecond
+
+// resetOurselves sends a reset to each end that the fence has stopped and that
+// has not confirmed its death, with the number that the end itself named.
+func (c *cutting) resetOurselves() error {
+	next := map[conntrack.Tuple]uint32{}
+	for n, err := range c.fence.Noted(fence.Spoke) {
+		if err != nil {
+			return err
+		}
+		if last, ok := next[n.Tuple]; !ok || int32(n.Next-last) > 0 {
+			next[n.Tuple] = n.Next
+		}
+	}
+	for t, seq := range next {
+		if last, ok := c.resets[t]; ok && last == seq {
+			continue
+		}
+		if c.resets == nil {
+			c.resets = map[conntrack.Tuple]uint32{}
+		}
+		c.endsOn(t, func(m *member, i int) {
+			if m.tcp && !m.dead[i] && !m.shared {
+				c.resets[t] = seq
+				c.reset(m, i, seq)
+			}
+		})
+	}
+	return nil
+}
+
+// reset sends an end a reset, both ways.
+func (c *cutting) reset(m *member, i int, seq uint32) {
+	for _, way := range []probe.Way{probe.Routed, probe.Forwarded} {
+		if err := c.prober.Reset(target(m, i), way, seq); err != nil {
+			c.sendError = err
+			continue
+		}
+		m.told[i], m.reset[i] = true, true
+	}
+}
+
 // probeAll sends one probe to each end of a TCP flow that has not confirmed
 // its death; with enough, only where that is missing.
-func (c *cutting) probeAll(kind probeKind, enough bool) {
+func (c *cutting) probeAll(r round, enough bool) {
+	if c.kicked.IsZero() {
+		c.kicked = time.Now()
+	}
+	clear(c.resets) // what they answer now is worth another reset
 	for _, m := range c.members.list {
 		if !m.tcp || (enough && (!m.open || m.certain())) {
 			continue
@@ -179,7 +247,7 @@ func (c *cutting) probeAll(kind probeKind, enough bool) {
 			if m.dead[i] {
 				continue
 			}
-			if err := c.probe(kind, m, i); err != nil {
+			if err := c.probe(r, m, i); err != nil {
 				c.sendError = err // such an end stays silent
 			}
 		}
@@ -188,23 +256,24 @@ func (c *cutting) probeAll(kind probeKind, enough bool) {
 
 // target is an end of a member, for probes.
 func target(m *member, i int) probe.Target {
-	if i == 0 {
-		return probe.Target{End: m.end(0), Other: m.reply.Src}
+	t := probe.Target{End: m.end(i), Other: m.reply.Src, Mark: uint32(m.mark)}
+	if i == 1 {
+		t.Other = m.key.Orig.Src
 	}
-	return probe.Target{End: m.end(1), Other: m.key.Orig.Src}
+	return t
 }
 
-func (c *cutting) probe(kind probeKind, m *member, i int) error {
+func (c *cutting) probe(r round, m *member, i int) error {
 	t := target(m, i)
 	switch {
-	case kind == probeAck:
-		return c.prober.Ack(t, probe.Routed)
+	case r.kind == probeAck:
+		return c.prober.Ack(t, r.way)
 	case i == 0: // a SYN-ACK is what the originator's host expects
 		// Conntrack on the end's side drops resets with numbers below what it
 		// has seen: of two halves of all numbers one gets through.
-		return c.prober.SynAck(t, probe.Routed, c.fence.Numbers().Ack^c.half)
+		return c.prober.SynAck(t, r.way, c.fence.Numbers().Ack^c.half)
 	}
-	return c.prober.Syn(t, probe.Routed, c.fence.Numbers().ISN)
+	return c.prober.Syn(t, r.way, c.fence.Numbers().ISN)
 }
 
 // tellRest sends the ends of flows that are not TCP a port unreachable.

@@ -6,6 +6,12 @@ import "flowcut/conntrack"
 type member struct {
 	key     conntrack.Key
 	reply   conntrack.Tuple
+	zone    conntrack.Zone // of either direction: an entry has one
+	mark    conntrack.Mark
+	master  conntrack.Tuple // original tuple of the flow that expected it, zero without one
+	why     why
+	shared  bool            // there is a flow of another zone on one of its tuples: answers cannot be told apart
+	bypass  bool            // the kernel forwards it past the hooks
 	tcp     bool            // its ends are asked for a sign of death
 	open    bool            // and it must be given, see certain
 	closed  bool            // but the gateway takes it for closed
@@ -15,8 +21,18 @@ type member struct {
 	remains bool            // still has one at the end
 	dead    [2]bool         // originator and responder: somebody answered for them
 	told    [2]bool         // a reset of ours left for them: they had spoken
+	reset   [2]bool         // one of those that we send ourselves
 	flow    *conntrack.Flow // with Options.Flows alone
 }
+
+// why says why a flow is cut.
+type why uint8
+
+const (
+	selected why = iota // the selector means it, or it is on a cut tuple
+	mirrored            // conntrack adopted it in the other direction after an earlier deletion
+	related             // a cut flow expected it
+)
 
 // end returns the tuple that an end sends: 0 the originator, 1 the responder.
 func (m *member) end(i int) conntrack.Tuple {
@@ -27,22 +43,40 @@ func (m *member) end(i int) conntrack.Tuple {
 }
 
 // members are the flows that are cut, found by their entry and by what their
-// ends send. In several zones there can be several on one tuple.
+// ends send.
 type members struct {
 	list []*member
 	keys map[conntrack.Key]*member
 	ends map[conntrack.Tuple]endRef
 }
 
-// endRef names one end of a member.
+// endRef names one end of a member, and the ends of others on the same tuple:
+// of flows in other zones, and of earlier ones.
 type endRef struct {
-	m *member
-	i int
+	m    *member
+	i    int
+	more *endRef
+}
+
+// in returns the end that is in a zone.
+func (e *endRef) in(zone conntrack.Zone) (*endRef, bool) {
+	for ; e != nil; e = e.more {
+		if e.m != nil && e.m.zone == zone {
+			return e, true
+		}
+	}
+	return nil, false
 }
 
 // newMember makes a member of an entry.
 func newMember(f *conntrack.Flow, keep bool) *member {
-	m := &member{key: f.Key(), reply: f.Reply, tcp: f.Orig.Proto == conntrack.ProtoTCP}
+	m := &member{
+		key: f.Key(), reply: f.Reply, zone: f.Zone | f.OrigZone | f.ReplyZone, mark: f.Mark,
+		tcp: f.Orig.Proto == conntrack.ProtoTCP, bypass: f.Status&(conntrack.StatusOffload|conntrack.StatusHWOffload) != 0,
+	}
+	if f.Has&conntrack.AttrMaster != 0 {
+		m.master = f.Master
+	}
 	if m.tcp {
 		m.open, m.closed = open(f.TCP.State)
 	}
@@ -59,7 +93,14 @@ func (ms *members) add(m *member) {
 	ms.list = append(ms.list, m)
 	ms.keys[m.key] = m
 	for i := range 2 {
-		ms.ends[m.end(i)] = endRef{m, i}
+		ref := endRef{m: m, i: i}
+		if old, ok := ms.ends[m.end(i)]; ok && old.m != m {
+			ref.more = &old
+			if old.m.zone != m.zone {
+				old.m.shared, m.shared = true, true
+			}
+		}
+		ms.ends[m.end(i)] = ref
 	}
 }
 
@@ -85,12 +126,24 @@ func open(s conntrack.TCPState) (open, closed bool) {
 // if the gateway had seen the connection close.
 func (m *member) certain() bool {
 	switch {
+	case m.shared:
+		return false
 	case m.dead[0] && m.dead[1]:
 		return true
 	case m.closed:
 		return m.dead[0] || m.dead[1]
 	}
 	return m.dead[0] && m.told[0] || m.dead[1] && m.told[1]
+}
+
+// shared counts the flows that have a tuple in common with one in another zone.
+func (ms *members) shared() (n int) {
+	for _, m := range ms.list {
+		if m.shared {
+			n++
+		}
+	}
+	return n
 }
 
 // tuples returns what both ends of members send.

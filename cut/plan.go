@@ -2,7 +2,6 @@ package cut
 
 import (
 	"context"
-	"slices"
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
@@ -14,7 +13,11 @@ type Plan struct {
 	DryRun   bool   `json:"dry_run"` // true
 	Selector string `json:"selector"`
 	Flows    struct {
-		Matched int `json:"matched"`
+		Matched  int `json:"matched"`  // would be cut
+		Related  int `json:"related"`  // of these, expected by another
+		Mirrored int `json:"mirrored"` // of these, picked up earlier in the other direction
+		Suspects int `json:"suspects"` // look like mirrors, would be left alone
+		Spared   int `json:"spared"`   // selected, would be left alone
 	} `json:"flows"`
 	Exact bool              `json:"exact"` // see FenceReport
 	Rules string            `json:"rules"` // the fence, as nft(8) writes it
@@ -24,29 +27,37 @@ type Plan struct {
 // NewPlan lists the flows that a cut with these options would end, and its
 // rules. It changes nothing. Needs CAP_NET_ADMIN.
 func NewPlan(ctx context.Context, o Options) (*Plan, error) {
-	c, err := conntrack.Dial(conntrack.Config{NetNS: o.NetNS})
+	ct, err := conntrack.Dial(conntrack.Config{NetNS: o.NetNS})
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
+	defer ct.Close()
+	o.Flows = true
+	c := cutting{o: o, ct: ct}
+	c.reflect()
+	found, err := c.sweep(ctx, true)
+	if err != nil {
+		return nil, err
+	}
 	p := &Plan{Version: 1, DryRun: true, Selector: o.Selector.String()}
+	p.Flows.Matched, p.Flows.Spared, p.Flows.Suspects = len(found), len(c.spared), len(c.suspects)
 	families := map[conntrack.Family]bool{}
-	for f, err := range c.Dump(ctx, o.Selector.Narrow()) {
-		if err != nil {
-			return nil, err
-		}
-		if o.Selector.Match(f) && !slices.Contains(o.Spare, f.Orig) {
-			p.Flow = append(p.Flow, f.Clone())
-			families[f.Orig.Family()] = true
+	for _, m := range found {
+		p.Flow = append(p.Flow, m.flow)
+		families[m.key.Orig.Family()] = true
+		switch m.why {
+		case mirrored:
+			p.Flows.Mirrored++
+		case related:
+			p.Flows.Related++
 		}
 	}
-	p.Flows.Matched = len(p.Flow)
 	var fenced []conntrack.Family
 	for _, family := range o.Selector.Families() {
 		if families[family] {
 			fenced = append(fenced, family)
 		}
 	}
-	p.Rules, p.Exact = fence.Plan(fence.Config{Silent: o.Silent, Selector: &o.Selector, Spare: o.Spare}, fenced...)
+	p.Rules, p.Exact = fence.Plan(fence.Config{Silent: o.Silent, Selector: &o.Selector, Spare: o.Spare, Except: o.Except}, fenced...)
 	return p, nil
 }

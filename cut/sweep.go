@@ -21,15 +21,30 @@ func (c *cutting) find(ctx context.Context) (found []*member, err error) {
 			break
 		}
 	}
+	if err == nil && c.zoned && len(found) > 0 {
+		_, err = c.list(ctx, false) // for twins, which the first listing passed before it knew the members
+	}
 	return found, err
+}
+
+// twin takes down a flow that is not meant, but has a tuple of one that is, in
+// another zone. Their ends' answers cannot be told apart.
+func (c *cutting) twin(f *conntrack.Flow, ref endRef) {
+	if c.twins == nil {
+		c.twins = map[conntrack.Key]fence.Entry{}
+	}
+	c.twins[f.Key()] = fence.Entry{Orig: f.Orig, Reply: f.Reply, ID: f.ID}
+	for e := &ref; e != nil; e = e.more {
+		e.m.shared = true
+	}
 }
 
 // sweep looks through the table for flows that began before the fence and
 // returns those that have an entry: members, new or known, and what conntrack
 // adopted on a member's tuple from either end. With bySelector it takes in
-// what the selector means and was not born behind the fence.
+// what the selector means, its mirrors, and what was not born behind the fence.
 func (c *cutting) sweep(ctx context.Context, bySelector bool) ([]*member, error) {
-	candidates, err := c.candidates(ctx, bySelector)
+	l, err := c.list(ctx, bySelector)
 	if err != nil {
 		return nil, err
 	}
@@ -38,42 +53,140 @@ func (c *cutting) sweep(ctx context.Context, bySelector bool) ([]*member, error)
 	if err != nil {
 		return nil, err
 	}
-	seen := make(map[conntrack.Key]bool, len(candidates))
-	found := candidates[:0]
-	for _, m := range candidates {
-		if !seen[m.key] && !born[entry{m.key.Orig, m.key.ID}] {
-			seen[m.key] = true
-			found = append(found, c.known(m))
-		}
-	}
-	return found, nil
+	return c.sift(l, born), nil
 }
 
-// candidates returns the entries that are selected or on a member's tuple.
-func (c *cutting) candidates(ctx context.Context, bySelector bool) ([]*member, error) {
-	var filter conntrack.Filter
-	if len(c.members.list) == 0 {
-		filter = c.o.Selector.Narrow()
+// listing is what a look through the table turned up.
+type listing struct {
+	meant    []*member // selected, or on the tuple of a member
+	mirrors  []*member // look like mirrors of what is selected
+	expected []*member // begun because another flow expected them
+}
+
+// list reads the table once, or the parts of it where flows can be that are to
+// be cut.
+func (c *cutting) list(ctx context.Context, bySelector bool) (*listing, error) {
+	l := new(listing)
+	for _, filter := range c.filters() {
+		for f, err := range c.ct.Dump(ctx, filter) {
+			if err != nil {
+				return nil, err
+			}
+			// A family without a fence had no entry when the cut began.
+			if c.raised.IsZero() || c.fence.Stands(f.Orig.Family()) {
+				c.look(l, f, bySelector)
+			}
+		}
 	}
-	var out []*member
-	for f, err := range c.ct.Dump(ctx, filter) {
-		if err != nil {
-			return nil, err
+	return l, nil
+}
+
+// filters returns what has to be dumped: all of the table once there are
+// members, since conntrack may have adopted them; before that, what the
+// selector can mean, what its mirror can, and what was expected.
+func (c *cutting) filters() []conntrack.Filter {
+	all := []conntrack.Filter{{}}
+	if len(c.members.list) > 0 {
+		return all
+	}
+	out := []conntrack.Filter{c.o.Selector.Narrow()}
+	if c.mirror != nil {
+		out = append(out, c.mirror.Narrow())
+	}
+	if !c.o.NoRelated {
+		out = append(out, conntrack.Filter{Status: conntrack.StatusExpected, StatusMask: conntrack.StatusExpected})
+	}
+	for _, x := range out {
+		if x.Family = conntrack.FamilyBoth; x == all[0] {
+			return all // one of them is the whole table
 		}
-		// A family without a fence had no entry when the cut began.
-		if !c.fence.Stands(f.Orig.Family()) {
-			continue
-		}
-		selected := bySelector && c.o.Selector.Match(f)
-		if selected && slices.Contains(c.o.Spare, f.Orig) {
+	}
+	return out
+}
+
+// look notes a flow that may have to be cut.
+func (c *cutting) look(l *listing, f *conntrack.Flow, bySelector bool) {
+	c.zoned = c.zoned || f.Zone|f.OrigZone|f.ReplyZone != 0
+	means := bySelector && c.o.Selector.Match(f)
+	if c.spares(f) {
+		if means {
 			c.spare(f)
-			continue
 		}
-		if selected || c.onTuple(f) {
-			out = append(out, newMember(f, c.o.Flows))
+		return
+	}
+	switch {
+	case means || c.onTuple(f):
+		l.meant = append(l.meant, newMember(f, c.o.Flows))
+	case !c.o.NoRelated && f.Has&conntrack.AttrMaster != 0:
+		l.expected = append(l.expected, newMember(f, c.o.Flows))
+	case bySelector && c.mirror != nil && c.mirror.Match(f):
+		l.mirrors = append(l.mirrors, newMember(f, c.o.Flows))
+	}
+}
+
+// sift decides which flows of a listing are cut. Of mirrors that is known when
+// all is known that is selected, of expected flows when all others are.
+func (c *cutting) sift(l *listing, born map[entry]bool) []*member {
+	seen := make(map[conntrack.Key]bool, len(l.meant))
+	var found []*member
+	add := func(m *member, w why) bool {
+		if seen[m.key] {
+			return false
+		}
+		seen[m.key] = true
+		m.why = w
+		found = append(found, c.known(m))
+		return true
+	}
+	for _, m := range l.meant {
+		if !born[m.entry()] {
+			add(m, selected)
 		}
 	}
-	return out, nil
+	for _, m := range l.mirrors {
+		switch {
+		case born[m.entry()]:
+		case c.isService(m.key.Orig.SrcPort):
+			add(m, mirrored)
+		default:
+			c.suspect(m)
+		}
+	}
+	// One that was expected may have begun behind the fence: its master's
+	// word is older. And it may be a master itself.
+	for again := true; again; {
+		again = false
+		for _, m := range l.expected {
+			again = c.isMaster(m.master, m.zone) && add(m, related) || again
+		}
+	}
+	return found
+}
+
+// entry returns what names the member's entry for good.
+func (m *member) entry() entry { return entry{m.key.Orig, m.key.ID} }
+
+// isMaster tells whether a flow is cut that others may have been expected by.
+func (c *cutting) isMaster(t conntrack.Tuple, zone conntrack.Zone) bool {
+	ref, ok := c.members.ends[t]
+	if !ok {
+		return false
+	}
+	e, ok := ref.in(zone)
+	return ok && e.i == 0
+}
+
+// spares tells whether a flow is to be left alone.
+func (c *cutting) spares(f *conntrack.Flow) bool {
+	if len(c.o.Spare) > 0 && (slices.Contains(c.o.Spare, f.Orig) || slices.Contains(c.o.Spare, f.Reply.Invert())) {
+		return true
+	}
+	for i := range c.o.Except {
+		if c.o.Except[i].Match(f) {
+			return true
+		}
+	}
+	return false
 }
 
 // spare takes down a selected flow that is left alone.
@@ -85,24 +198,38 @@ func (c *cutting) spare(f *conntrack.Flow) {
 }
 
 // onTuple tells whether an entry is a member's, or is on the tuple of one that
-// the guard keeps from coming back.
+// the guard keeps from coming back. In another zone it is another flow.
 func (c *cutting) onTuple(f *conntrack.Flow) bool {
-	e, ok := c.members.ends[f.Orig]
-	return ok && (!e.m.free || c.members.keys[f.Key()] != nil)
+	zone := f.Zone | f.OrigZone | f.ReplyZone
+	if ref, ok := c.members.ends[f.Orig]; ok {
+		if e, ok := ref.in(zone); ok {
+			return !e.m.free || c.members.keys[f.Key()] != nil
+		}
+		c.twin(f, ref)
+	}
+	if ref, ok := c.members.ends[f.Reply]; ok {
+		if _, ok := ref.in(zone); !ok {
+			c.twin(f, ref)
+		}
+	}
+	return false
 }
 
 // known returns the member that an entry belongs to, or makes it one. Another
 // entry on the tuple of a member that was deleted is what conntrack adopted of
-// it; before the deletion it is a flow of its own, as in another zone.
+// it; before the deletion it is a flow of its own.
 func (c *cutting) known(m *member) *member {
 	if old, ok := c.members.keys[m.key]; ok {
 		return old
 	}
-	if e, ok := c.members.ends[m.key.Orig]; ok && e.m.deleted {
-		c.receipt.Flows.Returned++
-	} else {
-		c.members.add(m)
+	if ref, ok := c.members.ends[m.key.Orig]; ok {
+		if e, ok := ref.in(m.zone); ok && e.m.deleted {
+			c.receipt.Flows.Returned++
+			return m
+		}
 	}
+	c.members.add(m)
+	c.serves(m)
 	return m
 }
 
@@ -115,6 +242,9 @@ type entry struct {
 // born returns the entries that the fence has admitted.
 func (c *cutting) born() (map[entry]bool, error) {
 	out := map[entry]bool{}
+	if c.raised.IsZero() {
+		return out, nil
+	}
 	for n, err := range c.fence.Noted(fence.Born) {
 		if err != nil {
 			return nil, err
@@ -122,6 +252,20 @@ func (c *cutting) born() (map[entry]bool, error) {
 		out[entry{n.Tuple, n.ID}] = true
 	}
 	return out, nil
+}
+
+// few returns an error if more is selected than may be cut. It changes nothing.
+func (c *cutting) few(ctx context.Context) error {
+	if c.o.Max == 0 {
+		return nil
+	}
+	count := cutting{o: c.o, ct: c.ct}
+	count.reflect()
+	found, err := count.sweep(ctx, true)
+	if err == nil && len(found) > c.o.Max {
+		err = &TooManyError{Found: len(found), Max: c.o.Max}
+	}
+	return err
 }
 
 // tuplesOf returns the tuples of a mark.

@@ -26,6 +26,15 @@ type compiler struct {
 	tooMany bool // terms; what was compiled is of no use
 }
 
+// exact tells whether rules can say all that the selectors say.
+func (cfg *Config) exact() bool {
+	ok := cfg.Selector != nil && exact(cfg.Selector)
+	for i := range cfg.Except {
+		ok = ok && exact(&cfg.Except[i])
+	}
+	return ok
+}
+
 // exact tells whether rules can say all that the selector says, for good.
 func exact(s *selector.Selector) bool {
 	if s.State.Set || s.ID.Set || s.PickedUp != selector.Any || s.Status.Set || s.Mark.Set || s.Labels.Set {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,8 +28,12 @@ type Config struct {
 	Without  Part // parts left out, to show in tests what they are for
 	Selector *selector.Selector
 
-	// Spare are original tuples of flows that pass in both directions.
+	// Spare are flows that pass in both directions: original tuples, or reply
+	// tuples turned round.
 	Spare []conntrack.Tuple
+
+	// Except are selectors of flows that pass in both directions.
+	Except []selector.Selector
 
 	// Remember is how long the fence may stand and still know when a packet
 	// last came. Zero: a minute.
@@ -58,6 +63,7 @@ type Fence struct {
 	name    string
 	numbers Numbers
 	tables  []*raised
+	queues  *os.File // open once Queues was called
 }
 
 // raised is the table of one family.
@@ -65,7 +71,7 @@ type raised struct {
 	layout
 	table   *nft.Table
 	guarded bool
-	leaks   uint64 // packets that were under way when the fence rose
+	leaks   map[string]uint64 // packets that were under way when the fence rose, by counter
 }
 
 // New opens what the fence needs; nothing stands yet.
@@ -84,7 +90,7 @@ func plan(cfg Config) *Fence {
 	if cfg.Remember == 0 {
 		cfg.Remember = time.Minute
 	}
-	return &Fence{cfg: cfg, name: "flowcut", exact: exact(cfg.Selector), numbers: Numbers{rand.Uint32(), rand.Uint32()}}
+	return &Fence{cfg: cfg, name: "flowcut", exact: cfg.exact(), numbers: Numbers{rand.Uint32(), rand.Uint32()}}
 }
 
 // Exact tells whether rules can say all that the selector says. Where they
@@ -126,7 +132,7 @@ func (f *Fence) lay(family conntrack.Family) *raised {
 			r.spare = append(r.spare, nft.Element{Key: key(t)})
 		}
 	}
-	r.table = r.layout.table(f.name, f.cfg.Selector, f.exact)
+	r.table = r.layout.table(f.name, f.cfg.Selector, f.cfg.Except, f.exact)
 	return r
 }
 
@@ -154,7 +160,13 @@ func explain(err error) error {
 
 // Settle waits until no packet is under way that a hook saw before the fence
 // rose. What got past meanwhile is not counted as a leak from here on.
-func (f *Fence) Settle() error {
+func (f *Fence) Settle() error { return f.settle(countLeaked, countLeakCut) }
+
+// SettleTuples is Settle for tuples that the guard has just taken in, and
+// whose flows the selector does not mean.
+func (f *Fence) SettleTuples() error { return f.settle(countLeakCut) }
+
+func (f *Fence) settle(counters ...string) error {
 	const global = 1 // MEMBARRIER_CMD_GLOBAL: a grace period, and packets are handled within one
 	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
 		// Kernels with nohz_full or without the call: far longer than a grace
@@ -166,15 +178,30 @@ func (f *Fence) Settle() error {
 		if err != nil {
 			return err
 		}
-		r.leaks = n[countLeaked].Packets
+		if r.leaks == nil {
+			r.leaks = map[string]uint64{}
+		}
+		for _, name := range counters {
+			r.leaks[name] = n[name].Packets
+		}
 	}
 	return nil
+}
+
+// Entry names an entry of the table for good.
+type Entry struct {
+	Orig, Reply conntrack.Tuple
+	ID          uint32
 }
 
 // Guard takes the tuples of flows, as both ends send, into the guard, before
 // the flows may be deleted. The first call makes room for ends: for twice the
 // tuples that it brings, at least 65,536 in each family.
-func (f *Fence) Guard(tuples []conntrack.Tuple) error {
+//
+// Entries that pass are of flows that are not meant, but have one of the tuples
+// in another zone. What conntrack cannot place on theirs is dropped without an
+// answer, which might end them.
+func (f *Fence) Guard(tuples []conntrack.Tuple, pass ...Entry) error {
 	for _, r := range f.tables {
 		var elems []nft.Element
 		for _, t := range tuples {
@@ -182,19 +209,35 @@ func (f *Fence) Guard(tuples []conntrack.Tuple) error {
 				elems = append(elems, nft.Element{Key: key(t)})
 			}
 		}
-		if err := f.guard(r, elems); err != nil {
+		b := new(nft.Batch)
+		r.open(b, len(elems))
+		r.pass(b, pass)
+		if err := f.guard(r, b, elems); err != nil {
 			return fmt.Errorf("fence: guard %d tuples: %w", len(elems), err)
 		}
 	}
 	return nil
 }
 
+// pass adds entries to those that are let go.
+func (r *raised) pass(b *nft.Batch, entries []Entry) {
+	var born, shared []nft.Element
+	for _, e := range entries {
+		if e.Orig.Src.Is6() == (r.family == nft.IPv6) {
+			born = append(born, nft.Element{Key: append(binary.BigEndian.AppendUint32(nil, e.ID), key(e.Orig)...)})
+			shared = append(shared, nft.Element{Key: key(e.Orig)}, nft.Element{Key: key(e.Reply)})
+		}
+	}
+	if len(born) > 0 {
+		b.AddElements(r.table, setBorn, born)
+		b.AddElements(r.table, setShared, shared)
+	}
+}
+
 // guard commits in pieces: a piece is one message to the kernel, which limits
 // them, and nothing asks for all at once.
-func (f *Fence) guard(r *raised, elems []nft.Element) error {
+func (f *Fence) guard(r *raised, b *nft.Batch, elems []nft.Element) error {
 	const piece = 1 << 16
-	b := new(nft.Batch)
-	r.open(b, len(elems))
 	for first := true; first || len(elems) > 0; first = false {
 		n := min(piece, len(elems))
 		b.AddElements(r.table, setCut, elems[:n])
@@ -251,7 +294,13 @@ func (f *Fence) Lift() error {
 }
 
 // Close closes the socket; what still stands goes with it.
-func (f *Fence) Close() error { return f.conn.Close() }
+func (f *Fence) Close() error {
+	err := f.conn.Close()
+	if f.queues != nil {
+		err = errors.Join(err, f.queues.Close())
+	}
+	return err
+}
 
 // Mark is a set of ends or flows that packets have left their mark in.
 type Mark string
@@ -264,13 +313,15 @@ const (
 	Knocked     Mark = setKnock       // ends that the guard turned away
 	Born        Mark = setBorn        // original tuples of flows admitted while the fence stood
 	Leaked      Mark = setLeaked      // original tuples of flows with packets behind the fence
+	Spoke       Mark = setSpoke       // ends of cut flows that were stopped, with Next
 )
 
 // Noted is one tuple of a mark.
 type Noted struct {
 	conntrack.Tuple
-	ID  uint32        // of the entry; for Born alone
-	Ago time.Duration // since the last packet; for Knocked and Leaked alone
+	ID   uint32        // of the entry; for Born alone
+	Ago  time.Duration // since the last packet; for Knocked and Leaked alone
+	Next uint32        // sequence number that the end expects, so that it takes a reset; for Spoke alone
 }
 
 // Noted returns the tuples that have the mark. One may come twice, and Reset
@@ -299,6 +350,9 @@ func (r *raised) parse(m Mark, e nft.Member) (n Noted, ok bool) {
 	if m == Born && len(k) >= 4 {
 		n.ID, k = binary.BigEndian.Uint32(k), k[4:]
 	}
+	if m == Spoke && len(k) >= 4 {
+		n.Next, k = binary.BigEndian.Uint32(k[len(k)-4:]), k[:len(k)-4]
+	}
 	n.Tuple, ok = tuple(k)
 	n.Ago = r.remember - e.Expires
 	return n, ok
@@ -322,10 +376,11 @@ func (r *raised) setsOf(m Mark) []string {
 
 // Counts is what the fence has counted, in all families.
 type Counts struct {
-	Packets uint64 // stopped, by fence and guard
-	Bytes   uint64
-	Refused uint64 // first packets of new flows dropped because a set was full
-	Leaked  uint64 // packets of selected flows that passed after the fence had settled
+	Packets   uint64 // stopped, by fence and guard
+	Bytes     uint64
+	Refused   uint64 // first packets of new flows dropped because a set was full
+	Leaked    uint64 // packets of selected flows that passed after the fence had settled
+	Untracked uint64 // packets on cut tuples that connection tracking was told not to track
 }
 
 // Counts reads the counters.
@@ -341,7 +396,10 @@ func (f *Fence) Counts() (Counts, error) {
 			out.Bytes += n[name].Bytes
 		}
 		out.Refused += n[countRefused].Packets
-		out.Leaked += n[countLeaked].Packets - r.leaks
+		out.Untracked += n[countUntrack].Packets
+		for _, name := range []string{countLeaked, countLeakCut} {
+			out.Leaked += n[name].Packets - r.leaks[name]
+		}
 	}
 	return out, nil
 }

@@ -26,14 +26,17 @@ const (
 	setUnreachable = "unreachable" // ends that a port unreachable left for
 	setResetCut    = "reset_cut"   // the same, from the guard on, with room for all ends
 	setUnreachCut  = "unreachable_cut"
-	setKnock       = "knock" // ends that the guard turned away
-	setSpare       = "spare" // flows that are left alone
+	setKnock       = "knock"  // ends that the guard turned away
+	setSpoke       = "spoke"  // ends that were stopped, with the number that a reset for them must have
+	setShared      = "shared" // tuples that a flow in another zone has, too
+	setSpare       = "spare"  // flows that are left alone
 )
 
 // Sizes and lifetimes of the sets that packets fill.
 const (
-	setSize = 1 << 16
-	seenFor = time.Second // a first packet passes all hooks, or waits in a queue and is sent again
+	setSize  = 1 << 16
+	seenFor  = time.Second // a first packet passes all hooks, or waits in a queue and is sent again
+	spokeFor = 2 * time.Second
 )
 
 // Comments of the rules whose counters are read.
@@ -43,6 +46,8 @@ const (
 	countLate    = "flowcut: stopped late"
 	countRefused = "flowcut: new, but no room"
 	countLeaked  = "flowcut: leaked"
+	countLeakCut = "flowcut: leaked on a cut tuple"
+	countUntrack = "flowcut: not tracked"
 )
 
 // Chains that are filled and emptied while the fence stands.
@@ -52,6 +57,7 @@ const (
 	chainLeakSelected = "leak_selected"
 	chainAnswers      = "answers"
 	chainTold         = "told"
+	chainSpoke        = "spoke"
 	chainKnockFlow    = "knock_flow"
 	chainKnockPacket  = "knock_packet"
 )
@@ -74,14 +80,18 @@ type layout struct {
 	numbers  Numbers
 	remember time.Duration // how long sets know when a packet came
 	spare    []nft.Element // of the set of flows that are left alone
+	except   terms         // under which a flow is left alone
 }
 
 // table lays the table out. With exact, the rules know the selector; otherwise
 // only tuples that come in with the guard.
-func (l *layout) table(name string, s *selector.Selector, exact bool) *nft.Table {
+func (l *layout) table(name string, s *selector.Selector, except []selector.Selector, exact bool) *nft.Table {
 	var selected terms
 	if exact {
 		selected = l.compile(s)
+		for i := range except {
+			l.except = append(l.except, l.compile(&except[i])...)
+		}
 	}
 	tuples := l.flow().Types()
 	dynamic := func(name string, key []nft.Type, timeout time.Duration) *nft.Set {
@@ -97,6 +107,7 @@ func (l *layout) table(name string, s *selector.Selector, exact bool) *nft.Table
 		Chains: []*nft.Chain{
 			{Name: "stop", Rules: l.stop(countStopped)},
 			{Name: "guard", Rules: l.stop(countGuarded)},
+			{Name: chainSpoke},
 			{Name: chainKnockFlow},
 			{Name: chainKnockPacket},
 			{Name: "guard_flow", Rules: rules(nft.Jump(chainKnockFlow), nft.Goto("guard"))},
@@ -107,11 +118,8 @@ func (l *layout) table(name string, s *selector.Selector, exact bool) *nft.Table
 			{Name: "late", Rules: l.late()},
 			{Name: chainLateSelected, Rules: l.each(l.fenced(selected), nft.Goto("late"))},
 			{Name: chainTold},
-			{Name: "leak", Rules: []nft.Rule{
-				l.born(),
-				nft.NewRule(countLeaked, nft.Counter),
-				nft.NewRule("", nft.AddTo{Key: l.flow(), Set: setLeaked, Timeout: l.remember}),
-			}},
+			{Name: "leak", Rules: l.leak(countLeaked)},
+			{Name: "leak_cut", Rules: l.leak(countLeakCut)},
 			{Name: chainLeakSelected, Rules: l.each(selected, nft.Goto("leak"))},
 			{Name: "kick", Hook: hook(nft.Output, prioRaw), Rules: []nft.Rule{nft.NewRule("", ours, nft.Notrack)}},
 			{Name: "note", Hook: hook(nft.Prerouting, prioNote), Rules: l.note()},
@@ -121,8 +129,8 @@ func (l *layout) table(name string, s *selector.Selector, exact bool) *nft.Table
 			{Name: "late_in", Hook: hook(nft.Input, prioLate), Rules: l.before("late", chainLateSelected)},
 			{Name: "late_post", Hook: hook(nft.Postrouting, prioLate),
 				Rules: append(l.tellings(), l.before("late", chainLateSelected)...)},
-			{Name: "behind_in", Hook: hook(nft.Input, prioBehind), Rules: l.before("leak", chainLeakSelected)},
-			{Name: "behind_post", Hook: hook(nft.Postrouting, prioBehind), Rules: l.before("leak", chainLeakSelected)},
+			{Name: "behind_in", Hook: hook(nft.Input, prioBehind), Rules: l.before("leak_cut", chainLeakSelected)},
+			{Name: "behind_post", Hook: hook(nft.Postrouting, prioBehind), Rules: l.before("leak_cut", chainLeakSelected)},
 		},
 	}
 }
@@ -165,6 +173,7 @@ var (
 	notTCP      = nft.Compare{Op: nft.MetaL4Proto, Not: true, Value: []byte{byte(conntrack.ProtoTCP)}}
 	related     = nft.AnyBit(nft.CTState, 1<<2)      // NF_CT_STATE_BIT(IP_CT_RELATED)
 	noFlow      = nft.AnyBit(nft.CTState, 1<<0|1<<6) // invalid, untracked
+	untracked   = nft.AnyBit(nft.CTState, 1<<6)      // NF_CT_STATE_UNTRACKED_BIT
 	hasFlow     = nft.Bits(nft.CTState, 1<<0|1<<6, 0)
 )
 
@@ -194,6 +203,16 @@ func (l *layout) flow() nft.Key {
 
 // entry is the key of the very entry, of which there can be another later.
 func (l *layout) entry() nft.Key { return append(nft.Key{nft.CTID}, l.flow()...) }
+
+// turned is the flow's reply tuple, turned round: what a socket of this host
+// takes for its peer and itself, whatever NAT does on the way.
+func (l *layout) turned() nft.Key {
+	return nft.Key{nft.CTProto, nft.CTDst(l.family, nft.Reply), nft.CTProtoDst(nft.Reply),
+		nft.CTSrc(l.family, nft.Reply), nft.CTProtoSrc(nft.Reply)}
+}
+
+// spoken is the key of an end with the number that it expects next.
+func (l *layout) spoken() nft.Key { return append(l.packet(), nft.TCPAck) }
 
 // packet is the key of a packet's own header, for packets without a flow.
 func (l *layout) packet() nft.Key {
@@ -248,8 +267,18 @@ func (l *layout) stop(count string) []nft.Rule {
 	}
 	return []nft.Rule{
 		l.born(),
+		rule(nft.Jump(chainSpoke)),
 		nft.NewRule(count, tcp, nft.Counter, nft.Reset),
 		nft.NewRule(count, nft.Counter, nft.Unreachable(l.family)),
+	}
+}
+
+// leak counts what passed all the same.
+func (l *layout) leak(count string) []nft.Rule {
+	return []nft.Rule{
+		l.born(),
+		nft.NewRule(count, nft.Counter),
+		rule(nft.AddTo{Key: l.flow(), Set: setLeaked, Timeout: l.remember}),
 	}
 }
 
@@ -262,9 +291,11 @@ func (l *layout) spared() []nft.Rule {
 		rule(l.isICMP(), related, nft.Accept),
 	}
 	if len(l.spare) > 0 {
-		out = append(out, rule(nft.Lookup{Key: l.flow(), Set: setSpare}, nft.Accept))
+		out = append(out,
+			rule(nft.Lookup{Key: l.flow(), Set: setSpare}, nft.Accept),
+			rule(nft.Lookup{Key: l.turned(), Set: setSpare}, nft.Accept))
 	}
-	return out
+	return append(out, l.each(l.except, nft.Accept)...)
 }
 
 // note records what must be known before any fence, also that of another
@@ -311,6 +342,7 @@ func (l *layout) cut() []nft.Rule {
 		out = append(out,
 			rule(unconfirmed, flow, tcp, notSYN, nft.Goto("guard_flow")),
 			rule(unconfirmed, flow, notTCP, nft.Goto("guard_flow")),
+			nft.NewRule(countUntrack, untracked, packet, nft.Counter),
 			rule(noFlow, tcp, notSYN, packet, nft.Goto("guard_packet")),
 			rule(noFlow, notTCP, packet, nft.Goto("guard_packet")))
 	}
@@ -354,11 +386,21 @@ func (l *layout) guard(size uint32) (sets []*nft.Set, chains []*nft.Chain) {
 		sets = append(sets, &nft.Set{Name: name, Key: l.packet().Types(), Dynamic: true, Size: size})
 	}
 	sets[len(sets)-1].Timeout = l.remember
+	sets = append(sets,
+		&nft.Set{Name: setSpoke, Key: l.spoken().Types(), Dynamic: true, Size: size, Timeout: spokeFor},
+		&nft.Set{Name: setShared, Key: l.packet().Types()})
 	return sets, []*nft.Chain{
+		{Name: chainSpoke, Rules: []nft.Rule{
+			rule(tcp, flags(syn|rst|ack, ack), isCut(l.packet()), nft.AddTo{Key: l.spoken(), Set: setSpoke, Timeout: spokeFor}),
+		}},
 		{Name: chainAnswers, Rules: l.answers()},
 		{Name: chainTold, Rules: l.told(setResetCut, setUnreachCut, isCut)},
 		{Name: chainKnockFlow, Rules: rules(nft.AddTo{Key: l.flow(), Set: setKnock, Timeout: l.remember})},
-		{Name: chainKnockPacket, Rules: rules(nft.AddTo{Key: l.packet(), Set: setKnock, Timeout: l.remember})},
+		{Name: chainKnockPacket, Rules: []nft.Rule{
+			rule(nft.AddTo{Key: l.packet(), Set: setKnock, Timeout: l.remember}),
+			// It may be another flow's, which a reset would end.
+			nft.NewRule(countGuarded, nft.Lookup{Key: l.packet(), Set: setShared}, nft.Counter, nft.Drop),
+		}},
 	}
 }
 

@@ -1,0 +1,76 @@
+package cut
+
+import (
+	"context"
+	"time"
+
+	"flowcut/internal/fence"
+)
+
+// How long packets that wait in an NFQUEUE are waited for.
+const (
+	drainFor   = 2 * time.Second
+	drainHurry = 200 * time.Millisecond // when the cut has been interrupted
+)
+
+// drain waits until no packet is left in a queue of those that waited when the
+// fence rose.
+func (c *cutting) drain(ctx context.Context) error {
+	until := time.Now().Add(drainFor)
+	for {
+		now, err := c.fence.Queues()
+		if err != nil {
+			return err
+		}
+		if c.drained = drained(&c.waiting, now); c.drained || time.Now().After(until) {
+			return nil
+		}
+		if err := wait(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// drained tells whether what waited then is gone, and forgets queues that have
+// been empty. A queue that is never empty is taken to be worked off in turn.
+func drained(then *[]fence.Queue, now []fence.Queue) bool {
+	left := (*then)[:0]
+	for _, was := range *then {
+		gone := was.Waiting == 0
+		listened := false
+		for _, is := range now {
+			if is.Num == was.Num {
+				listened = true
+				gone = gone || is.Waiting == 0 || int32(is.Taken-is.Waiting-was.Taken) >= 0
+			}
+		}
+		if !gone && listened {
+			left = append(left, was)
+		}
+	}
+	*then = left
+	return len(left) == 0
+}
+
+// unqueue waits until nothing waits in any queue, since lifting the guard drops
+// that, and notes how much it is if that does not come.
+func (c *cutting) unqueue() error {
+	until := time.Now().Add(drainFor)
+	if c.ended != "" {
+		until = time.Now().Add(drainHurry)
+	}
+	for {
+		queues, err := c.fence.Queues()
+		if err != nil {
+			return err
+		}
+		c.lost = 0
+		for _, q := range queues {
+			c.lost += int(q.Waiting)
+		}
+		if c.lost == 0 || time.Now().After(until) {
+			return nil
+		}
+		_ = wait(context.Background(), time.Millisecond/2) // bounded above
+	}
+}
