@@ -195,7 +195,8 @@ func selectionUsage(cmd *cobra.Command, selection *pflag.FlagSet) {
 
 Selection (all that are given must hold; ! in front of a flag negates it):
 %s
-  ADDR is an address, a CIDR, a range a-b, a list of these, @FILE or @-.
+  ADDR is an address, a CIDR, a range a-b, a list of these, @FILE, @-, or
+  @nft:FAMILY/TABLE/SET for what is in a set of nf_tables.
   PORT is a port, a range a-b, or a list of these.
 
 Flags:

@@ -5,16 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"flowcut/conntrack"
 	"flowcut/cut"
+	"flowcut/internal/self"
 	"flowcut/selector"
 )
 
@@ -24,6 +22,9 @@ type cutFlags struct {
 	noKick, acceptSilent, silent bool
 	dryRun, all, flows           bool
 	includeSelf                  bool
+	max                          most
+	spare                        spares
+	noMirror, noRelated          bool
 }
 
 // newCut makes "flowcut cut".
@@ -36,6 +37,10 @@ ends, deletes the entries, keeps what conntrack would adopt again out, and looks
 whether all that holds. New connections that the ruleset admits are made
 meanwhile. Change the rules first: cut ends what they no longer allow.
 
+With the flows go their mirrors and what they expected. A mirror is a flow that
+an earlier deletion left behind: conntrack has adopted it from the next packet,
+in the other direction, so that what was its source is now its destination.
+
 Exit code: 0 proven, also when nothing matched; 1 not proven, or failed;
 2 wrong usage; 3 not permitted or not supported here. With 2 and 3 nothing was
 changed.`,
@@ -43,7 +48,9 @@ changed.`,
   flowcut cut --host 198.51.100.7           # a ban that sticks
   flowcut cut --src-nat 203.0.113.1         # the old address after a WAN failover
   flowcut cut -p udp --dport 53 --hold 0s   # backends of a service have changed
-  flowcut cut --host @banned.txt -o json    # from a script`,
+  flowcut cut --host @banned.txt -o json    # from a script
+  flowcut cut --host @nft:inet/f2b-table/addr-set-sshd       # whom fail2ban bans
+  flowcut cut -d 203.0.113.1 --spare '-s 10.0.0.0/8' --max 500`,
 		Args: noWords,
 	}
 	f := &cutFlags{
@@ -56,23 +63,20 @@ changed.`,
 	out := addOutput(cmd, "text", "json")
 	ns := addNetNS(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		sel.NFT = ns.readSet
 		s, err := sel.Selector(cmd.InOrStdin())
 		if err != nil {
 			return err
 		}
-		if err := needNarrow(s, f.all); err != nil {
+		if err := f.check(cmd.Flags(), s); err != nil {
 			return err
 		}
-		if f.timeout.value == 0 {
-			return usage("give it the time that a cut may take, such as 30s", "--timeout 0s leaves no time for a cut")
-		}
-		asked := cmd.Flags().Changed("hold") || cmd.Flags().Changed("settle")
-		if longest := f.hold.value + f.settle.value; asked && longest > f.timeout.value {
-			return usage("give --timeout more than "+longest.String(), "--timeout %s is shorter than --hold and --settle together", f.timeout.value)
+		o := f.options(s, start)
+		if o.Except, err = f.spare.selectors(ns.readSet); err != nil {
+			return err
 		}
 		// All sockets are opened by one thread, without a wait for another.
 		return ns.inside(func() error {
-			o := f.options(s, start)
 			if f.dryRun {
 				return dryRun(cmd.Context(), cmd.OutOrStdout(), o, out.format)
 			}
@@ -80,6 +84,21 @@ changed.`,
 		})
 	}
 	return cmd
+}
+
+// check refuses what makes no sense together.
+func (f *cutFlags) check(fs *pflag.FlagSet, s selector.Selector) error {
+	if err := needNarrow(s, f.all); err != nil {
+		return err
+	}
+	if f.timeout.value == 0 {
+		return usage("give it the time that a cut may take, such as 30s", "--timeout 0s leaves no time for a cut")
+	}
+	asked := fs.Changed("hold") || fs.Changed("settle")
+	if longest := f.hold.value + f.settle.value; asked && longest > f.timeout.value {
+		return usage("give --timeout more than "+longest.String(), "--timeout %s is shorter than --hold and --settle together", f.timeout.value)
+	}
+	return nil
 }
 
 func (f *cutFlags) register(cmd *cobra.Command) {
@@ -92,9 +111,15 @@ func (f *cutFlags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.silent, "silent", false, "drop, and tell nobody")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "show the flows and the rules, change nothing")
 	fs.BoolVar(&f.all, "all", false, "cut also when nothing narrows the selection")
+	fs.Var(&f.max, "max", "touch nothing if more flows than this match")
+	fs.Var(&f.spare, "spare", "leave these flows alone: the flags of a selection in one word; may be given again")
+	fs.BoolVar(&f.noMirror, "no-mirror", false, "leave alone what an earlier deletion left adopted in the other direction")
+	fs.BoolVar(&f.noRelated, "no-related", false, "leave alone what a cut flow expected, such as FTP's data")
 	fs.BoolVar(&f.includeSelf, "include-self", false, "cut also the SSH connection that this is run through")
 	fs.BoolVar(&f.flows, "flows", false, "list the flows in the receipt")
 	complete(cmd, "hold", "quiet")
+	complete(cmd, "max")
+	complete(cmd, "spare")
 }
 
 func (f *cutFlags) options(s selector.Selector, start time.Time) cut.Options {
@@ -105,33 +130,15 @@ func (f *cutFlags) options(s selector.Selector, start time.Time) cut.Options {
 		return d
 	}
 	var spare []conntrack.Tuple
-	if t, ok := ownSession(os.Getenv("SSH_CONNECTION")); ok && !f.includeSelf {
-		spare = []conntrack.Tuple{t}
+	if !f.includeSelf {
+		spare = self.Sessions()
 	}
 	return cut.Options{
 		Selector: s, All: f.all, Spare: spare, Start: start,
+		Max: int(f.max), NoMirror: f.noMirror, NoRelated: f.noRelated,
 		Settle: none(f.settle.value), Hold: none(f.hold.value), Timeout: none(f.timeout.value),
 		Silent: f.silent, NoKick: f.noKick, AcceptSilent: f.acceptSilent, Flows: f.flows,
 	}
-}
-
-// ownSession reads SSH_CONNECTION, which sshd sets: the client's address and
-// port, then the server's.
-func ownSession(env string) (conntrack.Tuple, bool) {
-	w := strings.Fields(env)
-	if len(w) != 4 {
-		return conntrack.Tuple{}, false
-	}
-	src, err := netip.ParseAddrPort(net.JoinHostPort(w[0], w[1]))
-	if err != nil {
-		return conntrack.Tuple{}, false
-	}
-	dst, err := netip.ParseAddrPort(net.JoinHostPort(w[2], w[3]))
-	return conntrack.Tuple{
-		Proto: conntrack.ProtoTCP,
-		Src:   src.Addr().Unmap().WithZone(""), SrcPort: src.Port(),
-		Dst: dst.Addr().Unmap().WithZone(""), DstPort: dst.Port(),
-	}, err == nil
 }
 
 // runCut cuts and prints the receipt, also one of a cut that was interrupted.
@@ -185,7 +192,11 @@ func dryRun(ctx context.Context, w io.Writer, o cut.Options, format string) erro
 			return err
 		}
 	}
-	_, err = fmt.Fprintf(w, "\n%s would be cut: %s\n\nThe fence, raised before they are listed:\n\n%s",
-		count(plan.Flows.Matched, "flow"), o.Selector, plan.Rules)
+	too := ""
+	if o.Max > 0 && plan.Flows.Matched > o.Max {
+		too = fmt.Sprintf("That is more than --max %d: none would be.\n", o.Max)
+	}
+	_, err = fmt.Fprintf(w, "\n%s would be cut: %s\n%s\nThe fence, raised before they are listed:\n\n%s",
+		count(plan.Flows.Matched, "flow"), o.Selector, too, plan.Rules)
 	return err
 }

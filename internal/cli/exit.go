@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"flowcut/conntrack"
+	"flowcut/cut"
 	"flowcut/selector"
 )
 
@@ -154,6 +155,10 @@ func describe(err error) (what, hint string) {
 	}
 	if e, ok := errors.AsType[*selector.Error](err); ok {
 		return e.What(), e.Hint
+	}
+	if e, ok := errors.AsType[*cut.TooManyError](err); ok {
+		return fmt.Sprintf("at least %s match, more than --max %d: nothing was changed", count(e.Found, "flow"), e.Max),
+			"see which with \"flowcut list\" or --dry-run, then narrow the selection or give a larger --max"
 	}
 	what = strings.ReplaceAll(err.Error(), "\n", "; ")
 	switch {

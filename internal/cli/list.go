@@ -35,6 +35,7 @@ both from before the flow began.`,
 	out := addOutput(cmd, "text", "json", "conntrack")
 	ns := addNetNS(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		sel.NFT = ns.readSet
 		s, err := sel.Selector(cmd.InOrStdin())
 		if err != nil {
 			return err

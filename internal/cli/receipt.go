@@ -68,7 +68,7 @@ func say(words []string, n int, what string) []string {
 }
 
 func flowWords(n *cut.FlowCounts) []string {
-	if n.Matched == 0 && n.Admitted == 0 && n.Refused == 0 {
+	if n.Matched == 0 && n.Admitted == 0 && n.Refused == 0 && n.Suspects == 0 {
 		return nil
 	}
 	w := []string{fmt.Sprintf("%d matched", n.Matched)}
@@ -76,6 +76,16 @@ func flowWords(n *cut.FlowCounts) []string {
 	w = say(w, n.Vanished, "already gone")
 	w = say(w, n.Remaining, "still there")
 	w = say(w, n.Spared, "spared")
+	w = say(w, n.Related, "expected by them")
+	if n.Mirrored > 0 {
+		w = append(w, count(n.Mirrored, "mirror")+" of an earlier deletion")
+	}
+	switch {
+	case n.Suspects == 1:
+		w = append(w, "1 looks like a mirror, left alone")
+	case n.Suspects > 1:
+		w = say(w, n.Suspects, "look like mirrors, left alone")
+	}
 	w = say(w, n.Returned, "came back and were deleted again")
 	w = say(w, n.Admitted, "new ones admitted")
 	w = say(w, n.Refused, "packets of new ones refused for lack of room")
