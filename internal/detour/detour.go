@@ -1,0 +1,37 @@
+// Package detour finds what can carry the packets of a flow past netfilter's
+// hooks, where no rule stops or counts them.
+package detour
+
+// What a [Finding] can be.
+const (
+	XDP         = "XDP program"
+	TCProgram   = "tc program" // BPF at tc: cls_bpf, tcx, netkit
+	TCFilter    = "tc filter"  // with an action that takes packets elsewhere
+	Flowtable   = "flowtable"
+	Forward     = "nft fwd rule" // of the family netdev
+	Bridge      = "bridge"       // with br_netfilter off
+	OpenVSwitch = "Open vSwitch"
+	IPVS        = "IPVS service"
+)
+
+// Finding is something that can carry packets of a flow past rules.
+//
+// That it does is not said: what a program makes of a packet cannot be told
+// from outside.
+type Finding struct {
+	What   string // one of the constants
+	Device string // name of the device that it sits on; "" for none
+	Detail string // which one, and what it may do
+}
+
+// String returns the finding as a part of a sentence.
+func (f Finding) String() string {
+	s := f.What
+	if f.Device != "" {
+		s += " on " + f.Device
+	}
+	if f.Detail != "" {
+		s += " (" + f.Detail + ")"
+	}
+	return s
+}

@@ -1,0 +1,132 @@
+package detour
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"flowcut/conntrack"
+	"flowcut/internal/netns"
+)
+
+// Find is [FindFlows] for addresses of which it is not known which talk with
+// which: any two of them may.
+func Find(netNS int, addrs []netip.Addr) ([]Finding, error) {
+	e := newEnds()
+	for _, a := range addrs {
+		e.add(a)
+	}
+	e.anyPair = true
+	return find(netNS, e)
+}
+
+// FindFlows looks for detours of the packets that match tuples. Give it both
+// tuples of each flow, as its ends send: the original and the reply. netNS is
+// the descriptor of a network namespace, 0 for the calling thread's.
+//
+// It looks at the devices that routes to the addresses lead to, and at those
+// below and above them: bridges and their ports, VLANs' parents, bonds' slaves.
+// Where routes do not tell, it looks at all that are up: when there are more
+// than 256 addresses, or rules of policy routing, or addresses without a route.
+// Packets that come in elsewhere than the answers go out are not thought of.
+//
+// It returns what it has found also with an error, which then says what it
+// could not look at. That is no finding: CAP_NET_ADMIN is enough to see all
+// but the names of programs, for which it needs CAP_SYS_ADMIN.
+func FindFlows(netNS int, tuples []conntrack.Tuple) ([]Finding, error) {
+	e := newEnds()
+	for _, t := range tuples {
+		e.add(t.Src)
+		e.add(t.Dst)
+		e.pairs[[2]netip.Addr{t.Src, t.Dst}] = struct{}{}
+	}
+	return find(netNS, e)
+}
+
+// ends are the addresses that packets come from and go to.
+type ends struct {
+	addrs   []netip.Addr // each once
+	known   map[netip.Addr]struct{}
+	pairs   map[[2]netip.Addr]struct{} // source and destination
+	anyPair bool                       // pairs are not known
+}
+
+func newEnds() *ends {
+	return &ends{known: map[netip.Addr]struct{}{}, pairs: map[[2]netip.Addr]struct{}{}}
+}
+
+func (e *ends) add(a netip.Addr) {
+	if _, old := e.known[a]; old || !a.IsValid() {
+		return
+	}
+	e.known[a] = struct{}{}
+	e.addrs = append(e.addrs, a)
+}
+
+// scan is one search, on a thread inside the namespace.
+type scan struct {
+	ends      *ends
+	rt        *netlink.Conn
+	devices   map[int]*device
+	ports     map[int][]*device // by their master's index
+	ways      map[netip.Addr]way
+	concerned []*device // grows while tc filters are read
+	found     []Finding
+	errs      []error
+}
+
+func find(netNS int, e *ends) ([]Finding, error) {
+	if len(e.addrs) == 0 {
+		return nil, nil
+	}
+	s := &scan{ends: e}
+	if err := netns.DoFd(netNS, s.run); err != nil {
+		return nil, fmt.Errorf("detour: %w", err)
+	}
+	return s.found, errors.Join(s.errs...)
+}
+
+// run looks everywhere. Only what everything else needs ends it.
+func (s *scan) run() error {
+	var err error
+	if s.rt, err = dial(unix.NETLINK_ROUTE); err != nil {
+		return err
+	}
+	defer s.rt.Close()
+	if err := s.readDevices(); err != nil {
+		return err
+	}
+	if err := s.follow(); err != nil {
+		return err
+	}
+	s.look("tc filters", s.readFilters) // first, since filters lead to more devices
+	s.lookAtXDP()
+	s.look("BPF programs at tc", s.readPrograms)
+	s.look("flowtables and fwd rules", s.readNFTables)
+	s.look("bridges", s.judgeBridges)
+	s.lookAtOpenVSwitch()
+	s.look("IPVS services", s.readIPVS)
+	return nil
+}
+
+// look takes down why something could not be looked at.
+func (s *scan) look(what string, f func() error) {
+	if err := f(); err != nil {
+		s.errs = append(s.errs, fmt.Errorf("detour: look for %s: %w", what, err))
+	}
+}
+
+// report takes a finding down, once.
+func (s *scan) report(what string, d *device, format string, args ...any) {
+	f := Finding{What: what, Detail: fmt.Sprintf(format, args...)}
+	if d != nil {
+		f.Device = d.name
+	}
+	if !slices.Contains(s.found, f) {
+		s.found = append(s.found, f)
+	}
+}
