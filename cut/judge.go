@@ -62,7 +62,7 @@ func (c *cutting) countMarks() error {
 			return err
 		}
 		for t, ref := range c.members.ends {
-			if tuples[t] || x.mark == fence.Reset && ref.m.reset[ref.i] {
+			if tuples[t] || x.mark == fence.Reset && ref.m.reset[ref.i] || x.mark == fence.Unreachable && ref.m.unreached[ref.i] {
 				*x.into++
 			}
 		}
@@ -210,8 +210,10 @@ func queueNums(queues []fence.Queue) string {
 func (c *cutting) whySilent() string {
 	switch {
 	case errors.Is(c.sendError, unix.EPERM):
-		return "this host's output rules refuse the probes, so let raw packets of root out; " + c.mayReturn()
-	case c.sendError != nil:
+		return fmt.Sprintf("this host's output rules refuse the probes, and the way past these is closed, so let raw packets of root out (%v); %s", c.sendError, c.mayReturn())
+	case errors.Is(c.sendError, unix.ENETUNREACH):
+		return fmt.Sprintf("this host has no way to their ends, as a bridge without an address has none, or a router that only routes by device (%v); %s", c.sendError, c.mayReturn())
+	case c.sendError != nil && !errors.Is(c.sendError, unix.EHOSTUNREACH): // else: nobody answers there
 		return fmt.Sprintf("not all probes could be sent (%v), and --accept-silent takes silence for an end; %s", c.sendError, c.mayReturn())
 	}
 	return "their ends did not answer, or somebody else did who had not spoken before; they may be gone, which --accept-silent takes for an end, or out of reach; " + c.mayReturn()

@@ -284,8 +284,19 @@ func (c *cutting) tellRest(list []*member) {
 		}
 		for i := range 2 {
 			if end := m.end(i); answerable(end) && !(i == 1 && end.IsICMP()) {
-				_ = c.prober.Unreachable(target(m, i), probe.Routed) // counted where it leaves
+				c.unreachable(m, i)
 			}
+		}
+	}
+}
+
+// unreachable tells an end by every way that may be the one to it. What passes
+// the rules is counted there.
+func (c *cutting) unreachable(m *member, i int) {
+	t := target(m, i)
+	for _, way := range c.prober.Ways(t) {
+		if err := c.prober.Unreachable(t, way); err == nil && c.prober.PastRules() {
+			m.unreached[i] = true
 		}
 	}
 }

@@ -10,19 +10,21 @@ type member struct {
 	mark    conntrack.Mark
 	master  conntrack.Tuple // original tuple of the flow that expected it, zero without one
 	why     why
-	shared  bool            // there is a flow of another zone on one of its tuples: answers cannot be told apart
-	bypass  bool            // the kernel forwards it past the hooks
-	tcp     bool            // its ends are asked for a sign of death
-	open    bool            // and it must be given, see certain
-	closed  bool            // but the gateway takes it for closed
-	free    bool            // not under the guard: the ruleset judges its next packet
-	deleted bool            // asked the kernel to
-	gone    bool            // had no entry any more by then
-	remains bool            // still has one at the end
-	dead    [2]bool         // originator and responder: somebody answered for them
-	told    [2]bool         // a reset of ours left for them: they had spoken
-	reset   [2]bool         // one of those that we send ourselves
-	flow    *conntrack.Flow // with Options.Flows alone
+	shared  bool    // there is a flow of another zone on one of its tuples: answers cannot be told apart
+	bypass  bool    // the kernel forwards it past the hooks
+	tcp     bool    // its ends are asked for a sign of death
+	open    bool    // and it must be given, see certain
+	closed  bool    // but the gateway takes it for closed
+	free    bool    // not under the guard: the ruleset judges its next packet
+	deleted bool    // asked the kernel to
+	gone    bool    // had no entry any more by then
+	remains bool    // still has one at the end
+	dead    [2]bool // originator and responder: somebody answered for them
+	told    [2]bool // a reset of ours left for them: they had spoken
+	reset   [2]bool // one of those that we send ourselves
+
+	unreached [2]bool         // a port unreachable of ours left past all rules
+	flow      *conntrack.Flow // with Options.Flows alone
 }
 
 // why says why a flow is cut.

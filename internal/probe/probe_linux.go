@@ -87,6 +87,16 @@ const (
 	Forwarded
 )
 
+// Ways returns the ways that packets to an end may have to take: one, unless
+// rules of routing may send this host's own packets elsewhere than forwarded ones.
+func (p *Prober) Ways(t Target) []Way {
+	rules, err := p.link.rules(t.End.Src.Is6())
+	if err != nil || rules.any {
+		return []Way{Routed, Forwarded}
+	}
+	return []Way{Routed}
+}
+
 // PastRules tells whether the last packet left past all rules of this host, so
 // that none of them has seen it leave.
 func (p *Prober) PastRules() bool { return p.past }

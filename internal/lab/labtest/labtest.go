@@ -77,12 +77,12 @@ func Until(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// Ruleset is what nft(8) lists in a host.
+// Ruleset is what nft(8) lists in a host, without what rules have counted.
 func Ruleset(t testing.TB, h *lab.Host) string {
 	t.Helper()
 	var out []byte
 	err := h.NS.Do(func() (err error) {
-		out, err = exec.Command("nft", "list", "ruleset").CombinedOutput()
+		out, err = exec.Command("nft", "--stateless", "list", "ruleset").CombinedOutput()
 		return err
 	})
 	if err != nil {
