@@ -32,7 +32,8 @@ const rawTail = 8 + 8 // number and zeros behind Packets.Head
 // from To with as many bytes before their number. Its socket is connected, so
 // that it can be told by ICMP.
 func (h *Host) RawEnd(ctx context.Context, p Packets) (*End, error) {
-	conn, err := h.connect(ctx, unix.SOCK_RAW, p.Proto, netip.AddrPort{}, netip.AddrPortFrom(p.To, 0))
+	const some = 1 // port, which means nothing; a socket without one has no peer
+	conn, err := h.connect(ctx, unix.SOCK_RAW, p.Proto, netip.AddrPort{}, netip.AddrPortFrom(p.To, some))
 	if err != nil {
 		return nil, err
 	}
