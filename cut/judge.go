@@ -50,7 +50,7 @@ func (c *cutting) countMarks() error {
 		return err
 	}
 	for key := range c.twins {
-		delete(born, entry{key.Orig, key.ID})
+		delete(born, entryOf(key))
 	}
 	r.Flows.Admitted = len(born)
 	for _, x := range []struct {

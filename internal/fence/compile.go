@@ -378,6 +378,18 @@ func key(t conntrack.Tuple) []byte {
 	return nft.Concat([]byte{byte(t.Proto)}, t.Src.AsSlice(), src[:], t.Dst.AsSlice(), dst[:])
 }
 
+// protoLen is the length of the protocol in a key.
+const protoLen = 4
+
+// AnyProto returns a tuple without its protocol, as the mark Born has it: what
+// stands for ports in ICMP is in the ports.
+func AnyProto(t conntrack.Tuple) conntrack.Tuple {
+	k := key(t)
+	clear(k[:protoLen])
+	t, _ = tuple(k)
+	return t
+}
+
 // tuple reads a key back.
 func tuple(k []byte) (conntrack.Tuple, bool) {
 	addr := (len(k) - 12) / 2
