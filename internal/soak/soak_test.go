@@ -15,7 +15,6 @@ import (
 	"flowcut/cut"
 	"flowcut/internal/lab"
 	"flowcut/selector"
-
 )
 
 // program is the built program.
