@@ -1,9 +1,11 @@
 PREFIX ?= /usr/local
 TOOL := go tool -modfile=tools/go.mod
+COUNT ?= 500
+SEED ?= 0
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: build demo test deps lint fmt tidy vet staticcheck errcheck errorlint unit man install uninstall clean
+.PHONY: build demo test soak deps lint fmt tidy vet staticcheck errcheck errorlint unit man install uninstall clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o flowcut ./cmd/flowcut
@@ -12,6 +14,9 @@ demo: build
 	./flowcut demo
 
 test: deps lint unit
+
+soak: build
+	go run ./internal/soak/runsoak -count $(COUNT) -seed $(SEED)
 
 deps:
 	.ci/deps

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"flowcut/conntrack"
@@ -127,6 +128,16 @@ func everybody() []netip.Addr {
 		}
 	}
 	return out
+}
+
+// isGateways tells whether an address is one of the gateway's.
+func (x *site) isGateways(a netip.Addr) bool {
+	for _, p := range slices.Concat(clients, servers) {
+		if a == p.via4 || a == p.via6 {
+			return true
+		}
+	}
+	return false
 }
 
 // path is where a group's connections go.

@@ -23,13 +23,18 @@ import (
 
 // Report is what came of a scenario.
 type Report struct {
-	Broken  []string // promises that did not hold
+	Broken  []string // promises that did not hold, and what was seen
 	Victims int      // flows that the selector meant
 	Others  int
 	Proven  bool
 	Reason  string // of the receipt
 	Took    time.Duration
+
+	broken broken
 }
+
+// broke tells whether a promise did not hold.
+func (r *Report) broke(p Promise) bool { return r.broken.count[p] > 0 }
 
 // String says it in one line.
 func (r *Report) String() string {
@@ -49,12 +54,24 @@ const (
 	cutTimeout = 15 * time.Second
 )
 
-// Run builds a scenario, cuts, and checks what was promised. program is the
-// path of the built program. The error is of the lab, not of a promise.
-func Run(ctx context.Context, s *Scenario, program string) (r *Report, err error) {
+// Tools are what cuts.
+type Tools struct {
+	Program string // path of the built program, for scenarios that use it
+	Cut     Cutter // instead of the library's; nil: that
+}
+
+// Cutter is a function that cuts as [cut.Run] does.
+type Cutter func(context.Context, cut.Options) (*cut.Receipt, error)
+
+// Run builds a scenario, cuts, and checks what was promised. The error is of
+// the lab, not of a promise.
+func Run(ctx context.Context, s *Scenario, t Tools) (r *Report, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	began := time.Now()
+	if t.Cut == nil {
+		t.Cut = cut.Run
+	}
 	x, err := build(ctx, s)
 	if err != nil {
 		return nil, err
@@ -65,11 +82,11 @@ func Run(ctx context.Context, s *Scenario, program string) (r *Report, err error
 			r.Took = time.Since(began)
 		}
 	}()
-	c := &trial{site: x, program: program, ids: map[*flow]uint32{}, vanished: map[*lab.Host]bool{}}
+	c := &trial{site: x, Tools: t, ids: map[*flow]uint32{}, vanished: map[*lab.Host]bool{}}
 	if err := c.run(ctx); err != nil {
 		return nil, err
 	}
-	r = &Report{Broken: x.broken, Victims: len(x.victims), Others: len(x.others)}
+	r = &Report{Broken: x.broken.list(), broken: x.broken, Victims: len(x.victims), Others: len(x.others)}
 	if n := len(c.cuts); n > 0 && c.cuts[n-1].receipt != nil {
 		r.Proven, r.Reason = c.cuts[n-1].receipt.Proven, c.cuts[n-1].receipt.Reason
 	}
@@ -79,7 +96,7 @@ func Run(ctx context.Context, s *Scenario, program string) (r *Report, err error
 // trial is a site that is being cut.
 type trial struct {
 	*site
-	program string
+	Tools
 
 	ids      map[*flow]uint32 // of the entries, before the cut
 	vanished map[*lab.Host]bool
@@ -208,6 +225,9 @@ func (c *trial) before(ctx context.Context) error {
 	default:
 	}
 	for _, h := range gone {
+		if h == c.net.Gateway.Host {
+			continue
+		}
 		c.vanished[h] = true
 		if err := h.Vanish(); err != nil {
 			return err
@@ -274,7 +294,7 @@ func (c *trial) breakOff(ctx context.Context) error {
 	soon, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if err := lab.Until(soon, "the ruleset is as it was", same); err != nil {
-		c.brokenf("nothing left: a cut that was broken off has left rules: %v", err)
+		c.broken.add(NothingLeft, "a cut that was broken off has left rules: %v", err)
 	}
 	return nil
 }
@@ -289,7 +309,7 @@ func (c *trial) cut(ctx context.Context, stop func()) (*cutRun, error) {
 		return nil, err
 	}
 	run := &cutRun{start: time.Now()}
-	run.receipt, err = cut.Run(ctx, cut.Options{
+	run.receipt, err = c.Cut(ctx, cut.Options{
 		Selector: sel, NetNS: c.net.Gateway.NS.Fd(), Start: run.start, Timeout: cutTimeout,
 		Settle: c.s.Settle, Hold: c.s.Hold, Silent: c.s.Kick == KickSilent, NoKick: c.s.Kick == KickNone, AcceptSilent: c.s.Accept,
 	})
@@ -309,7 +329,7 @@ func (c *trial) byProgram(ctx context.Context, killed bool) (*cutRun, error) {
 			args = append(args, word)
 		}
 	}
-	cmd := exec.CommandContext(ctx, c.program, append(args, c.s.words()...)...) // killed when ctx ends
+	cmd := exec.CommandContext(ctx, c.Program, append(args, c.s.words()...)...) // killed when ctx ends
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	run := &cutRun{start: time.Now()}

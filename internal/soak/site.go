@@ -24,12 +24,7 @@ type site struct {
 	others  []*flow
 	again   *lab.Reconnecting
 
-	broken []string
-}
-
-// brokenf notes a promise that does not hold.
-func (x *site) brokenf(format string, args ...any) {
-	x.broken = append(x.broken, fmt.Sprintf(format, args...))
+	broken broken
 }
 
 // build makes the network and starts the traffic of a scenario.

@@ -1,6 +1,6 @@
 //go:build linux
 
-// Command cmd runs scenarios of package soak until it is told to stop, or
+// Command runsoak runs scenarios of package soak until it is told to stop, or
 // until there have been enough, and exits with 1 when a promise was broken.
 package main
 
@@ -42,7 +42,7 @@ func run(ctx context.Context, seed uint64, count int, limit time.Duration, progr
 			done++
 			continue
 		}
-		r, err := soak.Run(ctx, s, program)
+		r, err := soak.Run(ctx, s, soak.Tools{Program: program})
 		if ctx.Err() != nil {
 			break
 		}
