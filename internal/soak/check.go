@@ -155,7 +155,7 @@ func (c *trial) checkTold(ctx context.Context) {
 	var flows []*flow
 	for _, f := range c.victims {
 		if f.kind != lab.Echo && !c.shared(f) {
-			ends, flows = append(ends, c.reachable(f)...), append(flows, f)
+			ends, flows = append(ends, c.tellable(f)...), append(flows, f)
 		}
 	}
 	wait, cancel := context.WithTimeout(ctx, soon)
@@ -166,7 +166,7 @@ func (c *trial) checkTold(ctx context.Context) {
 		if f.tcp() {
 			want = unix.ECONNRESET
 		}
-		for _, e := range c.reachable(f) {
+		for _, e := range c.tellable(f) {
 			if err := e.Told().Err; !errors.Is(err, want) && !c.barred(f, e, err) {
 				c.broken.add(Told, "%s: %s was told %v, not %v, of the end of %v", f.group, e.Local, err, want, f.orig)
 			}
@@ -177,8 +177,7 @@ func (c *trial) checkTold(ctx context.Context) {
 // barred tells whether an end of the gateway's own was told by what became of
 // its own packets: the fence refuses to send them.
 func (c *trial) barred(f *flow, e *lab.End, err error) bool {
-	own := e == f.from && f.hosts[0] == c.net.Gateway.Host || e == f.to && f.hosts[1] == c.net.Gateway.Host
-	return own && errors.Is(err, unix.EPERM)
+	return c.gateways(f, e) && errors.Is(err, unix.EPERM)
 }
 
 // checkOthers: flows that are not meant go on, and have lost nothing.

@@ -41,7 +41,7 @@ type disturbanceKind struct {
 	name      Disturbance
 	often     int                            // it is drawn
 	fits      func(*gateway, *Scenario) bool // nil: always
-	rules     func(family string) string     // that the gateway has for it
+	queue     bool                           // all that is forwarded goes through one
 	before    func(*trial, context.Context) error
 	beside    func(*trial, context.Context) error // until the context ends
 	breaksOff bool                                // the first cut does not come to its end
@@ -60,8 +60,8 @@ var disturbances = []disturbanceKind{
 	{name: OthersDelete, often: 1, fits: func(_ *gateway, s *Scenario) bool { return s.Again == 0 }},
 	{name: DeletedBefore, often: 3, fits: leavesMirrors, before: (*trial).deleteBefore},
 	{name: Restored, often: 2, fits: restorable, before: (*trial).restore},
-	{name: Queued, often: 1, fits: queueable, rules: queueing, beside: (*trial).queueOpen},
-	{name: Held, often: 2, fits: queueable, rules: queueing, beside: (*trial).queueHeld, timed: true},
+	{name: Queued, often: 1, fits: queueable, queue: true, beside: (*trial).queueOpen},
+	{name: Held, often: 2, fits: queueable, queue: true, beside: (*trial).queueHeld, timed: true},
 	{name: Flooded, often: 2, fits: floodable, beside: (*trial).flood, more: true},
 	{name: Cancelled, often: 2, breaksOff: true, timed: true},
 	{name: Killed, often: 2, breaksOff: true, timed: true},
@@ -182,12 +182,23 @@ func queueable(k *gateway, _ *Scenario) bool {
 	return k.config.Bridged == lab.Routed && !k.config.Twins
 }
 
-// queueing sends all that is forwarded through a queue.
-func queueing(family string) string {
-	return fmt.Sprintf(`add table %[1]s queued
-add chain %[1]s queued forward { type filter hook forward priority -10; }
-add rule %[1]s queued forward queue num %[2]d
-`, family, queueNum)
+// enqueue sends all that is forwarded through a queue, whose program lets it go on.
+func (x *site) enqueue(ctx context.Context) (err error) {
+	if x.queue, err = x.net.Gateway.Queue(queueNum); err != nil {
+		return err
+	}
+	if err := x.queue.Open(); err != nil {
+		return err
+	}
+	for _, family := range x.gateway.families() {
+		// nft(8) needs a module for this that not every kernel has.
+		iptables := map[string]string{"ip": "iptables", "ip6": "ip6tables"}[family]
+		_, err := run(ctx, x.net.Gateway.Host, "", iptables, "-w", "-t", "mangle", "-A", "FORWARD", "-j", "NFQUEUE", "--queue-num", fmt.Sprint(queueNum))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *trial) queueOpen(ctx context.Context) error {

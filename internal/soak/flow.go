@@ -161,6 +161,23 @@ func (c *trial) reachable(f *flow) lab.Ends {
 	return out
 }
 
+// tellable returns those of the reachable ends that can be told: what the
+// gateway's own output rules keep from its own ends, nothing else can bring.
+func (c *trial) tellable(f *flow) lab.Ends {
+	var out lab.Ends
+	for _, e := range c.reachable(f) {
+		if !c.gateways(f, e) || c.gateway.config.Output == lab.OutputOpen {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// gateways tells whether an end is one of the gateway's own.
+func (c *trial) gateways(f *flow, e *lab.End) bool {
+	return e == f.from && f.hosts[0] == c.net.Gateway.Host || e == f.to && f.hosts[1] == c.net.Gateway.Host
+}
+
 // shared tells whether there is a flow of the same addresses and ports in
 // another zone, so that their ends cannot be told apart.
 func (x *site) shared(f *flow) bool {

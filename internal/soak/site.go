@@ -78,9 +78,6 @@ func (x *site) rule(ctx context.Context) (err error) {
 		for _, rules := range x.gateway.rules {
 			text.WriteString(rules(x.net.Clients, family))
 		}
-		if rules := x.s.Disturb.kind().rules; rules != nil {
-			text.WriteString(rules(family))
-		}
 		for i := range x.s.Groups {
 			if x.s.Groups[i].Kind == lab.Control {
 				text.WriteString(helping(nil, family))
@@ -88,11 +85,8 @@ func (x *site) rule(ctx context.Context) (err error) {
 			}
 		}
 	}
-	if x.s.Disturb.kind().rules != nil {
-		if x.queue, err = x.net.Gateway.Queue(queueNum); err != nil {
-			return err
-		}
-		if err := x.queue.Open(); err != nil {
+	if x.s.Disturb.kind().queue {
+		if err := x.enqueue(ctx); err != nil {
 			return err
 		}
 	}
@@ -243,20 +237,25 @@ func (x *site) ruleset(ctx context.Context) (string, error) {
 
 // nft runs nft(8) on a host.
 func nft(ctx context.Context, h *lab.Host, rules string, args ...string) (string, error) {
+	out, err := run(ctx, h, rules, append([]string{"nft"}, args...)...)
+	// It has no names of labels to offer, and says so.
+	if _, after, warned := strings.Cut(out, "connlabel.conf: No such file or directory\n"); warned {
+		return after, err
+	}
+	return out, err
+}
+
+// run runs a program on a host and returns what it says.
+func run(ctx context.Context, h *lab.Host, input string, args ...string) (string, error) {
 	var out []byte
 	err := h.NS.Do(func() (err error) {
-		cmd := exec.CommandContext(ctx, "nft", args...)
-		cmd.Stdin = strings.NewReader(rules)
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+		cmd.Stdin = strings.NewReader(input)
 		out, err = cmd.CombinedOutput()
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("soak: nft %s on %s: %w\n%s", strings.Join(args, " "), h.Name, err, out)
-	}
-	// It has no names of labels to offer, and says so.
-	_, after, warned := strings.Cut(string(out), "connlabel.conf: No such file or directory\n")
-	if warned {
-		return after, nil
+		return "", fmt.Errorf("soak: %s on %s: %w\n%s", strings.Join(args, " "), h.Name, err, out)
 	}
 	return string(out), nil
 }
