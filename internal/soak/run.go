@@ -8,7 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,7 +26,7 @@ import (
 // Report is what came of a scenario.
 type Report struct {
 	Broken  []string // promises that did not hold, and what was seen
-	Victims int      // flows that the selector meant
+	Victims int      // flows that were to be cut
 	Others  int
 	Proven  bool
 	Reason  string // of the receipt
@@ -48,12 +50,6 @@ func (r *Report) String() string {
 	return fmt.Sprintf("%s %5.2f s, %3d of %3d flows, %s", word, r.Took.Seconds(), r.Victims, r.Victims+r.Others, proven)
 }
 
-// limit is the most that one scenario may take; a cut may take a good part of it.
-const (
-	limit      = 60 * time.Second
-	cutTimeout = 15 * time.Second
-)
-
 // Tools are what cuts.
 type Tools struct {
 	Program string // path of the built program, for scenarios that use it
@@ -62,6 +58,12 @@ type Tools struct {
 
 // Cutter is a function that cuts as [cut.Run] does.
 type Cutter func(context.Context, cut.Options) (*cut.Receipt, error)
+
+// limit is the most that one scenario may take; a cut may take a good part of it.
+const (
+	limit      = 60 * time.Second
+	cutTimeout = 15 * time.Second
+)
 
 // Run builds a scenario, cuts, and checks what was promised. The error is of
 // the lab, not of a promise.
@@ -82,13 +84,13 @@ func Run(ctx context.Context, s *Scenario, t Tools) (r *Report, err error) {
 			r.Took = time.Since(began)
 		}
 	}()
-	c := &trial{site: x, Tools: t, ids: map[*flow]uint32{}, vanished: map[*lab.Host]bool{}}
+	c := &trial{site: x, Tools: t, vanished: map[*lab.Host]bool{}}
 	if err := c.run(ctx); err != nil {
 		return nil, err
 	}
 	r = &Report{Broken: x.broken.list(), broken: x.broken, Victims: len(x.victims), Others: len(x.others)}
-	if n := len(c.cuts); n > 0 && c.cuts[n-1].receipt != nil {
-		r.Proven, r.Reason = c.cuts[n-1].receipt.Proven, c.cuts[n-1].receipt.Reason
+	if last := c.last(); last != nil {
+		r.Proven, r.Reason = last.Proven, last.Reason
 	}
 	return r, nil
 }
@@ -98,7 +100,6 @@ type trial struct {
 	*site
 	Tools
 
-	ids      map[*flow]uint32 // of the entries, before the cut
 	vanished map[*lab.Host]bool
 	rules    string // before the cut
 	cuts     []*cutRun
@@ -110,8 +111,8 @@ type trial struct {
 type cutRun struct {
 	start   time.Time
 	exit    time.Time
-	receipt *cut.Receipt
-	code    int // of the program
+	receipt *cut.Receipt // nil if more was meant than may be
+	code    int          // of the program
 }
 
 // raised is when the fence stood at the latest. A program's clock begins some
@@ -125,20 +126,24 @@ func (c *cutRun) lifted() time.Time {
 	return c.start.Add(time.Duration(c.receipt.Fence.LiftedAfterMS))
 }
 
+// last is the last cut's receipt, nil if it gave none.
+func (c *trial) last() *cut.Receipt {
+	if len(c.cuts) == 0 {
+		return nil
+	}
+	return c.cuts[len(c.cuts)-1].receipt
+}
+
 // run cuts the site and checks it.
 func (c *trial) run(ctx context.Context) (err error) {
-	if err := c.entries(ctx); err != nil {
-		return err
-	}
 	if err := c.before(ctx); err != nil {
 		return err
 	}
-	if c.rules, err = nft(ctx, c.net.Gateway.Host, "", "list", "ruleset"); err != nil {
+	if c.rules, err = c.ruleset(ctx); err != nil {
 		return err
 	}
-	received := endsOf(c.victims)
-	sampler := c.net.Sample(2*time.Millisecond, received.Received)
-	if c.s.Disturb.breaksOff() {
+	sampler := c.net.Sample(2*time.Millisecond, endsOf(c.victims).Received)
+	if c.s.Disturb.kind().breaksOff {
 		if err := c.breakOff(ctx); err != nil {
 			return err
 		}
@@ -152,7 +157,7 @@ func (c *trial) run(ctx context.Context) (err error) {
 		c.again.Stop()
 	}
 	if err == nil {
-		err = c.quiet(ctx)
+		err = quiet(ctx)
 	}
 	c.samples = sampler.Stop()
 	if err != nil {
@@ -161,102 +166,48 @@ func (c *trial) run(ctx context.Context) (err error) {
 	return c.check(ctx)
 }
 
-// entries notes the entries of all flows, which must be as their ends say.
-func (c *trial) entries(ctx context.Context) error {
-	table, err := c.table(ctx)
-	if err != nil {
-		return err
-	}
-	for _, f := range c.flows {
-		e := table[place2{f.orig, conntrack.Zone(f.zone)}]
-		if e == nil || e.Reply != f.reply || uint32(e.Mark) != f.mark {
-			return fmt.Errorf("soak: %s: no entry %v / %v zone %d mark %d, but %+v", f.group, f.orig, f.reply, f.zone, f.mark, e)
-		}
-		c.ids[f] = e.ID
-	}
-	return nil
-}
-
-// place2 names an entry.
-type place2 struct {
-	tuple conntrack.Tuple
-	zone  conntrack.Zone
-}
-
-// table lists the gateway's entries.
-func (c *trial) table(ctx context.Context) (map[place2]*conntrack.Flow, error) {
-	out := map[place2]*conntrack.Flow{}
-	for f, err := range c.ct.Dump(ctx, conntrack.Filter{}) {
-		if err != nil {
-			return nil, err
-		}
-		out[place2{f.Orig, f.Key().Zone}] = f.Clone()
-	}
-	return out, nil
-}
-
-// before does what happens before the cut.
+// before does what happens before the cut, and then finds out what is meant.
 func (c *trial) before(ctx context.Context) error {
 	g := &c.s.Groups[0]
-	from, to := c.hosts(g)
+	from, _ := c.hosts(g)
 	if c.s.Again > 0 {
-		p := pathOf(g)
-		c.again = from.Reconnect(lab.Reconnects{To: addrPort(p.to, g.Port), Rate: c.s.Again, Timeout: 3 * time.Second})
+		to := netip.AddrPortFrom(c.path(g).to, g.Port)
+		c.again = from.Reconnect(lab.Reconnects{To: to, Rate: c.s.Again, Timeout: 3 * time.Second})
 		err := lab.Until(ctx, "three new connections", func() (bool, error) { return len(c.again.Attempts()) >= 3, nil })
 		if err != nil {
 			return err
 		}
 	}
-	if c.s.Rule == RuleRemoved && c.forwards(g) != nil {
+	if c.s.Rule == RuleRemoved && g.forwarded() {
 		if err := c.net.Gateway.Unforward(g.Port); err != nil {
 			return err
 		}
 	}
-	var gone []*lab.Host
-	switch c.s.Disturb {
-	case VanishOne:
-		gone = []*lab.Host{from}
-	case VanishOther:
-		gone = []*lab.Host{to}
-	case VanishBoth:
-		gone = []*lab.Host{from, to}
-	case Forget:
-		return c.net.Gateway.ForgetNeighbours()
-	default:
-	}
-	for _, h := range gone {
-		if h == c.net.Gateway.Host {
-			continue
-		}
-		c.vanished[h] = true
-		if err := h.Vanish(); err != nil {
-			return err
+	if before := c.s.Disturb.kind().before; before != nil {
+		if err := before(c, ctx); err != nil {
+			return fmt.Errorf("soak: %s: %w", c.s.Disturb, err)
 		}
 	}
+	if err := c.entries(ctx); err != nil {
+		return err
+	}
+	c.selection()
+	c.sort()
 	return nil
 }
 
 // disturbed runs f while something else goes on.
 func (c *trial) disturbed(ctx context.Context, f func(context.Context) error) error {
-	if c.s.Disturb != Reload {
+	beside := c.s.Disturb.kind().beside
+	if beside == nil {
 		return f(ctx)
 	}
-	stop := make(chan struct{})
+	during, stop := context.WithCancel(ctx)
+	defer stop()
 	var group errgroup.Group
-	group.Go(func() error {
-		for {
-			select {
-			case <-stop:
-				return nil
-			default:
-			}
-			if _, err := nft(ctx, c.net.Gateway.Host, "flush ruleset\n"+c.rules, "-f", "-"); err != nil {
-				return err
-			}
-		}
-	})
+	group.Go(func() error { return beside(c, during) })
 	err := f(ctx)
-	close(stop)
+	stop()
 	return errors.Join(err, group.Wait())
 }
 
@@ -269,7 +220,7 @@ func (c *trial) cutAll(ctx context.Context) error {
 	runs, errs := make([]*cutRun, n), make([]error, n)
 	var wg sync.WaitGroup
 	for i := range n {
-		wg.Go(func() { runs[i], errs[i] = c.cut(ctx, nil) })
+		wg.Go(func() { runs[i], errs[i] = c.cut(ctx, false) })
 	}
 	wg.Wait()
 	c.cuts = runs
@@ -279,16 +230,13 @@ func (c *trial) cutAll(ctx context.Context) error {
 // breakOff begins a cut that does not come to its end, and checks that
 // nothing of it is left.
 func (c *trial) breakOff(ctx context.Context) error {
-	once, cancel := context.WithCancel(ctx)
+	once, cancel := context.WithTimeout(ctx, c.s.Moment) // which is drawn
 	defer cancel()
-	timer := time.AfterFunc(c.s.Moment, cancel) // the moment is what is drawn
-	defer timer.Stop()
-	_, err := c.cut(once, cancel)
-	if err != nil && ctx.Err() != nil {
+	if _, err := c.cut(once, true); err != nil && ctx.Err() != nil {
 		return err
 	}
 	same := func() (bool, error) {
-		now, err := nft(ctx, c.net.Gateway.Host, "", "list", "ruleset")
+		now, err := c.ruleset(ctx)
 		return now == c.rules, err
 	}
 	soon, cancel := context.WithTimeout(ctx, time.Second)
@@ -299,52 +247,111 @@ func (c *trial) breakOff(ctx context.Context) error {
 	return nil
 }
 
-// cut runs one cut to its end, or until ctx ends; stop says that it may.
-func (c *trial) cut(ctx context.Context, stop func()) (*cutRun, error) {
-	if c.s.Program {
-		return c.byProgram(ctx, stop != nil)
+// max is the limit to how many flows may be cut, 0: none.
+func (c *trial) max() int {
+	switch c.s.Max {
+	case MaxEnough:
+		return len(c.victims)
+	case MaxLess:
+		return max(0, len(c.victims)-1)
 	}
-	sel, err := selector.Parse(c.s.words())
-	if err != nil {
+	return 0
+}
+
+// cut runs one cut to its end, or until ctx ends if it may.
+func (c *trial) cut(ctx context.Context, may bool) (*cutRun, error) {
+	if c.s.Program {
+		return c.byProgram(ctx, may)
+	}
+	o := cut.Options{
+		NetNS: c.net.Gateway.NS.Fd(), All: c.s.All, Max: c.max(), NoMirror: c.s.NoMirror, NoRelated: c.s.NoRelated,
+		Settle: c.s.Settle, Hold: c.s.Hold, Timeout: cutTimeout,
+		Silent: c.s.Kick == KickSilent, NoKick: c.s.Kick == KickNone, AcceptSilent: c.s.Accept,
+	}
+	var err error
+	if o.Selector, err = selector.Parse(words(c.s.Select)); err != nil {
 		return nil, err
 	}
+	if len(c.s.Spare) > 0 {
+		spare, err := selector.Parse(words(c.s.Spare))
+		if err != nil {
+			return nil, err
+		}
+		o.Except = []selector.Selector{spare}
+	}
+	var rival error
+	if c.s.Disturb == OthersDelete {
+		o.Progress = c.rival(ctx, &rival)
+	}
 	run := &cutRun{start: time.Now()}
-	run.receipt, err = c.Cut(ctx, cut.Options{
-		Selector: sel, NetNS: c.net.Gateway.NS.Fd(), Start: run.start, Timeout: cutTimeout,
-		Settle: c.s.Settle, Hold: c.s.Hold, Silent: c.s.Kick == KickSilent, NoKick: c.s.Kick == KickNone, AcceptSilent: c.s.Accept,
-	})
+	o.Start = run.start
+	run.receipt, err = c.Cut(ctx, o)
 	run.exit = time.Now()
+	if many := (*cut.TooManyError)(nil); errors.As(err, &many) {
+		return run, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("soak: cut: %w", err)
 	}
-	return run, nil
+	return run, rival
 }
 
 // byProgram lets the built program cut.
-func (c *trial) byProgram(ctx context.Context, killed bool) (*cutRun, error) {
+func (c *trial) byProgram(ctx context.Context, may bool) (*cutRun, error) {
+	hold := c.s.Hold
+	if hold == cut.None {
+		hold = 0
+	}
 	args := []string{"cut", "--netns", c.net.Gateway.Name, "-o", "json", "--timeout", cutTimeout.String(),
-		"--settle", c.s.Settle.String(), "--hold", c.s.Hold.String()}
-	for word, is := range map[string]bool{"--silent": c.s.Kick == KickSilent, "--no-kick": c.s.Kick == KickNone, "--accept-silent": c.s.Accept} {
+		"--settle", c.s.Settle.String(), "--hold", hold.String()}
+	for word, is := range map[string]bool{
+		"--silent": c.s.Kick == KickSilent, "--no-kick": c.s.Kick == KickNone, "--accept-silent": c.s.Accept,
+		"--all": c.s.All, "--no-related": c.s.NoRelated, "--no-mirror": c.s.NoMirror,
+	} {
 		if is {
 			args = append(args, word)
 		}
 	}
-	cmd := exec.CommandContext(ctx, c.Program, append(args, c.s.words()...)...) // killed when ctx ends
+	if len(c.s.Spare) > 0 {
+		args = append(args, "--spare", strings.Join(words(c.s.Spare), " "))
+	}
+	if n := c.max(); n > 0 {
+		args = append(args, "--max", strconv.Itoa(n))
+	}
+	cmd := exec.CommandContext(ctx, c.Program, append(args, words(c.s.Select)...)...) // killed when ctx ends
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	run := &cutRun{start: time.Now()}
 	err := cmd.Run()
 	run.exit = time.Now()
-	if killed && ctx.Err() != nil {
+	if may && ctx.Err() != nil {
 		return run, nil
 	}
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		return nil, fmt.Errorf("soak: %s: %w", strings.Join(cmd.Args, " "), err)
 	}
 	run.code = cmd.ProcessState.ExitCode()
+	if strings.Contains(stderr.String(), "more than --max") {
+		return run, nil
+	}
 	run.receipt = new(cut.Receipt)
 	if err := json.Unmarshal(stdout.Bytes(), run.receipt); err != nil {
 		return nil, fmt.Errorf("soak: %s: exit code %d, no receipt: %w\n%s", strings.Join(cmd.Args, " "), run.code, err, &stderr)
 	}
 	return run, nil
+}
+
+// rival deletes the victims' entries once a cut knows of them, as another
+// program may.
+func (c *trial) rival(ctx context.Context, failed *error) func(cut.Step) {
+	var keys []conntrack.Key
+	for _, f := range c.victims {
+		keys = append(keys, f.entry.Key())
+	}
+	return func(s cut.Step) {
+		if s.Flows > 0 && len(keys) > 0 {
+			_, *failed = c.ct.Delete(ctx, keys, nil)
+			keys = nil
+		}
+	}
 }

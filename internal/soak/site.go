@@ -6,7 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
+	"os/exec"
+	"strings"
 
 	"flowcut/conntrack"
 	"flowcut/internal/lab"
@@ -14,13 +15,14 @@ import (
 
 // site is a scenario on the lab, under traffic.
 type site struct {
-	s    *Scenario
-	kind *gatewayKind
-	net  *lab.Topology
-	ct   *conntrack.Client
+	s       *Scenario
+	gateway *gateway
+	net     *lab.Topology
+	ct      *conntrack.Client
+	queue   *lab.Queue // of scenarios that have one
 
 	flows   []*flow
-	victims []*flow // that the selector means
+	victims []*flow // that are to be cut
 	others  []*flow
 	again   *lab.Reconnecting
 
@@ -30,36 +32,29 @@ type site struct {
 // build makes the network and starts the traffic of a scenario.
 func build(ctx context.Context, s *Scenario) (_ *site, err error) {
 	x := &site{s: s}
-	for i := range gatewayKinds {
-		if gatewayKinds[i].name == s.Gateway {
-			x.kind = &gatewayKinds[i]
-		}
-	}
-	if x.kind == nil {
-		return nil, fmt.Errorf("soak: no such gateway: %q", s.Gateway)
+	if x.gateway, err = newGateway(s.Gateway); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, x.close())
 		}
 	}()
-	if x.net, err = lab.Standard(ctx, x.kind.config); err != nil {
+	if x.net, err = lab.Standard(ctx, x.gateway.config); err != nil {
 		return nil, err
 	}
 	if x.ct, err = conntrack.Dial(conntrack.Config{NetNS: x.net.Gateway.NS.Fd()}); err != nil {
 		return nil, err
 	}
-	if x.kind.rules != "" {
-		if _, err := nft(ctx, x.net.Gateway.Host, x.kind.rules, "-f", "-"); err != nil {
-			return nil, err
-		}
+	if err := x.rule(ctx); err != nil {
+		return nil, err
 	}
 	if err := x.serve(); err != nil {
 		return nil, err
 	}
 	for i := range s.Groups {
 		if err := x.start(ctx, &s.Groups[i]); err != nil {
-			return nil, fmt.Errorf("soak: start %s: %w", s.Groups[i], err)
+			return nil, fmt.Errorf("soak: start %s: %w", &s.Groups[i], err)
 		}
 	}
 	return x, x.flowing(ctx)
@@ -76,194 +71,191 @@ func (x *site) close() error {
 	return errors.Join(errs...)
 }
 
-// serve starts the services of all groups, and forwards to them.
+// rule loads the rules that the gateway has besides those of its kinds.
+func (x *site) rule(ctx context.Context) (err error) {
+	var text strings.Builder
+	for _, family := range x.gateway.families() {
+		for _, rules := range x.gateway.rules {
+			text.WriteString(rules(x.net.Clients, family))
+		}
+		for i := range x.s.Groups {
+			if x.s.Groups[i].Kind == lab.Control {
+				text.WriteString(helping(nil, family))
+				break
+			}
+		}
+	}
+	if x.s.Disturb.kind().queue {
+		if err := x.enqueue(ctx); err != nil {
+			return err
+		}
+	}
+	if text.Len() > 0 {
+		_, err = nft(ctx, x.net.Gateway.Host, text.String(), "-f", "-")
+	}
+	return err
+}
+
+// serve starts the services of all groups, and leads to them.
 func (x *site) serve() error {
 	type service struct {
 		host *lab.Host
 		port uint16
 	}
-	up, forwarded := map[service]bool{}, map[uint16]bool{}
+	up, led := map[service]bool{}, map[uint16]bool{}
 	for i := range x.s.Groups {
 		g := &x.s.Groups[i]
 		if g.Kind == lab.Echo {
 			continue
 		}
 		_, to := x.hosts(g)
-		if at := (service{to, g.Port}); !up[at] {
+		if at := (service{to, g.answering()}); !up[at] {
 			up[at] = true
-			if _, err := to.Listen(g.Port); err != nil {
+			if err := listen(to, g); err != nil {
 				return err
 			}
 		}
-		if station := x.forwards(g); station != nil && !forwarded[g.Port] {
-			forwarded[g.Port] = true
-			if err := x.net.Gateway.Forward(g.Port, station); err != nil {
-				return err
-			}
+		if led[g.Port] || !g.forwarded() && g.Road != Redirected {
+			continue
+		}
+		led[g.Port] = true
+		_, station := x.stations(g)
+		lead := func() error { return x.net.Gateway.Forward(g.Port, station) }
+		if g.Road == Redirected {
+			lead = func() error { return x.net.Gateway.Redirect(g.Port, g.answering()) }
+		}
+		if err := lead(); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// forwards returns the station that the gateway forwards a group to, nil if
-// it does not.
-func (x *site) forwards(g *Group) *lab.Station {
-	switch g.Road {
-	case Inward:
-		return x.net.Servers[g.To]
-	case Across:
-		return x.net.Clients[g.To]
+func listen(h *lab.Host, g *Group) error {
+	if g.Kind == lab.Control {
+		return h.ListenFTP(g.Port)
 	}
-	return nil
-}
-
-// hosts returns a group's originating and responding host.
-func (x *site) hosts(g *Group) (from, to *lab.Host) {
-	n := x.net
-	switch g.Road {
-	case Inward, Plain:
-		return n.Clients[g.From].Host, n.Servers[g.To].Host
-	case Outward:
-		return n.Servers[g.From].Host, n.Clients[g.To].Host
-	case Across:
-		return n.Clients[g.From].Host, n.Clients[g.To].Host
-	case Within:
-		return n.Servers[g.From].Host, n.Servers[g.To].Host
-	case ToGateway:
-		return n.Servers[g.From].Host, n.Gateway.Host
-	default:
-		return n.Gateway.Host, n.Servers[g.To].Host
-	}
-}
-
-// start makes the connections of a group.
-func (x *site) start(ctx context.Context, g *Group) error {
-	from, _ := x.hosts(g)
-	p := pathOf(g)
-	to := netip.AddrPortFrom(p.to, g.Port)
-	var ends lab.Ends
-	var err error
-	switch g.Kind {
-	case lab.Echo:
-		var e *lab.End
-		e, err = from.Ping(ctx, p.to, g.Interval)
-		ends = lab.Ends{e}
-	case lab.Datagram:
-		ends, err = from.Exchange(ctx, lab.Datagrams{To: to, Count: g.Count, Up: g.Up, Down: g.Down})
-	default:
-		ends, err = dial(ctx, from, g, p.local, to)
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range ends {
-		x.flows = append(x.flows, x.flowOf(g, e))
-	}
-	return nil
-}
-
-func dial(ctx context.Context, from *lab.Host, g *Group, local netip.Addr, to netip.AddrPort) (lab.Ends, error) {
-	s := lab.Streams{Kind: g.Kind, To: to, Count: g.Count, Interval: g.Interval}
-	if g.First == 0 {
-		return from.Dial(ctx, s)
-	}
-	var ends lab.Ends
-	s.Count = 1
-	for i := range g.Count {
-		s.Local = netip.AddrPortFrom(local, g.First+uint16(i))
-		one, err := from.Dial(ctx, s)
-		if err != nil {
-			return nil, err
-		}
-		ends = append(ends, one...)
-	}
-	return ends, nil
-}
-
-// flowOf says what the ends of a connection know of it.
-func (x *site) flowOf(g *Group, e *lab.End) *flow {
-	f := x.kind.template(g)
-	f.end = e
-	if peer := e.Peer(); peer != nil {
-		f.orig = between(f.orig.Proto, e)
-		f.reply = between(f.orig.Proto, peer)
-		return f
-	}
-	// Echo requests have the socket's number, which translation keeps.
-	f.orig.ICMPID, f.reply.ICMPID = e.Local.Port(), e.Local.Port()
-	f.orig.ICMPType = map[bool]uint8{false: 8, true: 128}[g.V6]
-	f.reply.ICMPType = map[bool]uint8{false: 0, true: 129}[g.V6]
-	return f
-}
-
-// between is the tuple of what an end sends.
-func between(proto conntrack.Proto, e *lab.End) conntrack.Tuple {
-	return conntrack.Tuple{
-		Proto: proto, Src: e.Local.Addr(), SrcPort: e.Local.Port(), Dst: e.Remote.Addr(), DstPort: e.Remote.Port(),
-	}
+	_, err := h.Listen(g.answering())
+	return err
 }
 
 // flowing waits until each connection that carries anything has carried some.
 func (x *site) flowing(ctx context.Context) error {
 	for _, f := range x.flows {
-		for _, e := range f.receivers() {
-			some := uint64(1)
-			switch f.group.Kind {
-			case lab.Download, lab.Upload:
-				some = 1 << 20
-			case lab.Datagram:
-				some = 3 * 256
-			}
-			if err := (lab.Ends{e}).WaitReceived(ctx, some); err != nil {
-				return fmt.Errorf("soak: %s: %w", f.group, err)
-			}
+		some := uint64(1)
+		switch f.kind {
+		case lab.Download, lab.Upload:
+			some = 1 << 20
+		case lab.Datagram:
+			some = 3 * 256
+		}
+		if err := x.flowed(ctx, f, some); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+func (x *site) flowed(ctx context.Context, f *flow, some uint64) error {
+	for _, e := range f.receivers() {
+		if err := (lab.Ends{e}).WaitReceived(ctx, some); err != nil {
+			return fmt.Errorf("soak: %s: %v: %w", f.group, f.orig, err)
+		}
+	}
+	return nil
+}
+
+// place names an entry of the table.
+type place struct {
+	tuple conntrack.Tuple
+	zone  conntrack.Zone // of the original direction
+}
+
+// table lists the gateway's entries.
+func (x *site) table(ctx context.Context) (map[place]*conntrack.Flow, error) {
+	out := map[place]*conntrack.Flow{}
+	for f, err := range x.ct.Dump(ctx, conntrack.Filter{}) {
+		if err != nil {
+			return nil, err
+		}
+		out[place{f.Orig, f.Key().Zone}] = f.Clone()
+	}
+	return out, nil
+}
+
+// places are where the entry of a flow is: in its direction, or turned round.
+func (f *flow) places() [2]place {
+	return [2]place{{f.orig, conntrack.Zone(f.zones[0])}, {f.reply, conntrack.Zone(f.zones[1])}}
+}
+
+// entries notes the entries of all flows, which must be as their ends say.
+func (x *site) entries(ctx context.Context) error {
+	table, err := x.table(ctx)
+	if err != nil {
+		return err
+	}
 	for _, f := range x.flows {
-		if x.s.meant(f) {
+		at := f.places()
+		if f.entry = table[at[0]]; f.entry == nil {
+			f.entry = table[at[1]]
+			f.mirrored = f.entry != nil
+		}
+		if tracked := x.gateway.tracks(f.group.V6); (f.entry != nil) != tracked {
+			return fmt.Errorf("soak: %s: %v / %v zones %v: entry %+v, tracked %v", f.group, f.orig, f.reply, f.zones, f.entry, tracked)
+		}
+		if f.entry == nil {
+			continue
+		}
+		v := f.view()
+		if f.entry.Reply != v.reply || uint32(f.entry.Mark) != v.mark || hasLabel(f.entry.Labels, v.label) != (v.label != 0) {
+			return fmt.Errorf("soak: %s: want %+v, the entry is %+v", f.group, v, f.entry)
+		}
+		if f.mirrored && x.s.Disturb != DeletedBefore {
+			return fmt.Errorf("soak: %s: the entry is turned round: %+v", f.group, f.entry)
+		}
+	}
+	return nil
+}
+
+func hasLabel(l conntrack.Labels, n int) bool { return n != 0 && l[n/8]&(1<<(n%8)) != 0 }
+
+// sort tells victims from others.
+func (x *site) sort() {
+	for _, f := range x.flows {
+		if f.entry != nil && x.meant(f) && !x.spared(f) {
 			x.victims = append(x.victims, f)
 		} else {
 			x.others = append(x.others, f)
 		}
 	}
-	return nil
 }
 
-// receivers are the ends that get something without being asked.
-func (f *flow) receivers() lab.Ends {
-	switch f.group.Kind {
-	case lab.Download, lab.Speak, lab.Echo:
-		return lab.Ends{f.end}
-	case lab.Upload:
-		return lab.Ends{f.end.Peer()}
-	case lab.Talk:
-		return f.ends()
-	case lab.Datagram:
-		var out lab.Ends
-		if f.group.Up > 0 {
-			out = append(out, f.end.Peer())
-		}
-		if f.group.Down > 0 {
-			out = append(out, f.end)
-		}
-		return out
-	}
-	return nil
+// ruleset is what nft(8) lists on the gateway, without what rules have counted.
+func (x *site) ruleset(ctx context.Context) (string, error) {
+	return nft(ctx, x.net.Gateway.Host, "", "--stateless", "list", "ruleset")
 }
 
-// ends are those of a flow that the lab has.
-func (f *flow) ends() lab.Ends {
-	if peer := f.end.Peer(); peer != nil {
-		return lab.Ends{f.end, peer}
+// nft runs nft(8) on a host.
+func nft(ctx context.Context, h *lab.Host, rules string, args ...string) (string, error) {
+	out, err := run(ctx, h, rules, append([]string{"nft"}, args...)...)
+	// It has no names of labels to offer, and says so.
+	if _, after, warned := strings.Cut(out, "connlabel.conf: No such file or directory\n"); warned {
+		return after, err
 	}
-	return lab.Ends{f.end}
+	return out, err
 }
 
-// endsOf returns the ends of flows.
-func endsOf(flows []*flow) lab.Ends {
-	var out lab.Ends
-	for _, f := range flows {
-		out = append(out, f.ends()...)
+// run runs a program on a host and returns what it says.
+func run(ctx context.Context, h *lab.Host, input string, args ...string) (string, error) {
+	var out []byte
+	err := h.NS.Do(func() (err error) {
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+		cmd.Stdin = strings.NewReader(input)
+		out, err = cmd.CombinedOutput()
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("soak: %s on %s: %w\n%s", strings.Join(args, " "), h.Name, err, out)
 	}
-	return out
+	return string(out), nil
 }

@@ -61,19 +61,19 @@ func TestDrawnScenarios(t *testing.T) {
 // rule that is gone, datagrams, and others that go on.
 func plain() *Scenario {
 	return &Scenario{
-		Seed: 1, Gateway: "masquerade", Rule: RuleRemoved, Settle: 200 * time.Millisecond, Hold: 300 * time.Millisecond,
+		Seed: 1, Rule: RuleRemoved, Settle: 200 * time.Millisecond, Hold: 300 * time.Millisecond,
 		Groups: []Group{
 			{Road: Inward, Port: 5201, Kind: lab.Speak, Count: 20, Interval: 20 * time.Millisecond},
 			{Road: Inward, Port: 5201, Kind: lab.Datagram, Count: 3, Up: 100, Down: 100},
 			{Road: Inward, Port: 5202, Kind: lab.Talk, Count: 10, Interval: 10 * time.Millisecond},
 			{Road: Inward, From: 1, Port: 5202, Kind: lab.Datagram, Count: 3, Up: 100, Down: 100},
 		},
-		Select: []Condition{condition(false, "orig-port-dst", "5201", func(f *flow) bool { return f.orig.DstPort == 5201 })},
+		Select: []Condition{condition(false, "orig-port-dst", "5201", func(v *view) bool { return v.orig.DstPort == 5201 })},
 	}
 }
 
-// words is a selector.
-func words(args ...string) selector.Selector {
+// sel is a selector.
+func sel(args ...string) selector.Selector {
 	s, err := selector.Parse(args)
 	if err != nil {
 		panic(err)
@@ -140,8 +140,8 @@ func TestBadCuts(t *testing.T) {
 		{"conntrack -D", deleting, []Promise{Gone, Final, Told, Proven}},
 		{"tells nobody", pretending(func(o *cut.Options) { o.Silent = true }), []Promise{Told}},
 		{"kicks nobody", pretending(func(o *cut.Options) { o.NoKick = true }), []Promise{Proven}},
-		{"cuts others", pretending(func(o *cut.Options) { o.Selector = words("--orig-port-dst=5201,5202") }), []Promise{NobodyElse}},
-		{"spares some", pretending(func(o *cut.Options) { o.Except = []selector.Selector{words("-p", "tcp")} }), []Promise{Gone}},
+		{"cuts others", pretending(func(o *cut.Options) { o.Selector = sel("--orig-port-dst=5201,5202") }), []Promise{NobodyElse}},
+		{"spares some", pretending(func(o *cut.Options) { o.Except = []selector.Selector{sel("-p", "tcp")} }), []Promise{Gone}},
 		{"counts wrongly", boasting(func(r *cut.Receipt) { r.Endpoints.Dead-- }), []Promise{Proven}},
 		{"denies a leak", boasting(func(r *cut.Receipt) { r.Fence.LeakedPackets = 1 }), []Promise{Proven}},
 	} {

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
+	"sync"
 	"time"
 
 	"flowcut/internal/soak"
@@ -18,54 +20,97 @@ import (
 )
 
 func main() {
-	count := flag.Int("count", 500, "how many scenarios; 0: as many as -seconds has room for")
-	seconds := flag.Int("seconds", 0, "begin no scenario after so long; 0: no limit")
-	seed := flag.Uint64("seed", 0, "seed of the first scenario, the next one's is one more; 0: from the clock")
-	program := flag.String("program", "./flowcut", "the built program")
-	draw := flag.Bool("draw", false, "print the scenarios, run none")
+	r := runner{}
+	flag.IntVar(&r.count, "count", 500, "how many scenarios; 0: as many as -for has room for")
+	flag.DurationVar(&r.limit, "for", 0, "begin no scenario after so long; 0: no limit")
+	flag.Uint64Var(&r.next, "seed", 0, "seed of the first scenario, the next one's is one more; 0: from the clock")
+	flag.StringVar(&r.program, "program", "./flowcut", "the built program")
+	parallel := flag.Int("parallel", 1, "how many scenarios run at once, each in namespaces of its own")
+	draw := flag.Bool("draw", false, "print the scenarios, but for the selectors, and run none")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	if *seed == 0 {
-		*seed = uint64(time.Now().Unix()) * 1000
+	if r.next == 0 {
+		r.next = uint64(time.Now().Unix()) * 1000
 	}
-	os.Exit(run(ctx, *seed, *count, time.Duration(*seconds)*time.Second, *program, *draw))
+	if *draw {
+		for range r.count {
+			fmt.Printf("%d %s\n", r.next, soak.Draw(r.next))
+			r.next++
+		}
+		return
+	}
+	os.Exit(r.run(ctx, *parallel))
+}
+
+// runner runs scenarios.
+type runner struct {
+	program string
+	count   int
+	limit   time.Duration
+	began   time.Time
+
+	mu   sync.Mutex
+	next uint64 // seed
+	done int
+	bad  []uint64
 }
 
 // run returns the exit code.
-func run(ctx context.Context, seed uint64, count int, limit time.Duration, program string, draw bool) int {
-	began, done, bad := time.Now(), 0, []uint64(nil)
-	for ; ctx.Err() == nil && (count == 0 || done < count) && (limit == 0 || time.Since(began) < limit); seed++ {
-		s := soak.Draw(seed)
-		if draw {
-			fmt.Printf("%d %s\n", seed, s)
-			done++
-			continue
-		}
-		r, err := soak.Run(ctx, s, soak.Tools{Program: program})
-		if ctx.Err() != nil {
-			break
-		}
-		done++
-		if err != nil {
-			r = &soak.Report{Broken: []string{err.Error()}}
-		}
-		fmt.Printf("%d %s | %s\n", seed, r, s)
-		for _, b := range r.Broken {
-			fmt.Printf("\t%s\n", b)
-		}
-		if len(r.Broken) > 0 {
-			fmt.Printf("\treason: %s\n\tagain: make soak SEED=%d COUNT=1\n", r.Reason, seed)
-			bad = append(bad, seed)
-		}
+func (r *runner) run(ctx context.Context, parallel int) int {
+	r.began = time.Now()
+	var all sync.WaitGroup
+	for range parallel {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				seed, ok := r.seed()
+				if !ok {
+					return
+				}
+				r.one(ctx, seed)
+			}
+		})
 	}
-	fmt.Printf("%d scenarios in %v, %d broken", done, time.Since(began).Round(time.Second), len(bad))
-	for _, s := range bad {
-		fmt.Printf(" %d", s)
-	}
-	fmt.Println()
-	if len(bad) > 0 {
+	all.Wait()
+	slices.Sort(r.bad)
+	fmt.Printf("%d scenarios in %v, %d broken %v\n", r.done, time.Since(r.began).Round(time.Second), len(r.bad), r.bad)
+	if len(r.bad) > 0 {
 		return 1
 	}
 	return 0
+}
+
+// seed takes the next seed, if there is to be another scenario.
+func (r *runner) seed() (uint64, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.count > 0 && r.done == r.count || r.limit > 0 && time.Since(r.began) > r.limit {
+		return 0, false
+	}
+	r.done++
+	r.next++
+	return r.next - 1, true
+}
+
+// one runs a scenario and says what came of it.
+func (r *runner) one(ctx context.Context, seed uint64) {
+	s := soak.Draw(seed)
+	report, err := soak.Run(ctx, s, soak.Tools{Program: r.program})
+	if ctx.Err() != nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		report = &soak.Report{Broken: []string{"the lab: " + err.Error()}}
+	}
+	fmt.Printf("%d %s | %s\n", seed, report, s)
+	if len(report.Broken) == 0 {
+		return
+	}
+	r.bad = append(r.bad, seed)
+	for _, b := range report.Broken {
+		fmt.Printf("\t%s\n", b)
+	}
+	fmt.Printf("\treason: %s\n\tagain: make soak SEED=%d COUNT=1\n", report.Reason, seed)
 }

@@ -1,0 +1,104 @@
+//go:build linux
+
+package soak
+
+import (
+	"flowcut/cut"
+	"flowcut/internal/lab"
+)
+
+// census is what a receipt should count.
+type census struct {
+	tcp, tcpEnds      int // flows, and ends that can be told
+	maybe             int // ends that are there, but are told only if they speak
+	rest              int // ends of others that can be told
+	unsure            int // TCP flows whose end nobody can know
+	spared            int
+	related, mirrored int
+}
+
+func (c *trial) census() (n census) {
+	for _, f := range c.victims {
+		there := len(c.tellable(f))
+		switch {
+		case f.kind == lab.Echo:
+		case !f.tcp():
+			n.rest += 2 - len(c.reachable(f)) + there // it leaves for an end that has vanished, too
+		default:
+			n.tcp++
+			n.tcpEnds += there
+			n.maybe += len(c.reachable(f)) - there
+			if there == 0 || c.shared(f) || !c.gateway.reaches() {
+				n.unsure++
+			}
+		}
+		switch v := f.view(); {
+		case v.meets(c.s.Select):
+		case v.reversed().meets(c.s.Select) && v.pickedUp && !c.s.NoMirror:
+			n.mirrored++
+		default:
+			n.related++
+		}
+	}
+	for _, f := range c.others {
+		if f.entry != nil && c.spared(f) && f.view().meets(c.s.Select) {
+			n.spared++
+		}
+	}
+	return n
+}
+
+// checkReceipt: it says what the ends saw.
+func (c *trial) checkReceipt(run *cutRun) {
+	r, want := run.receipt, c.census()
+	n, e := r.Flows, r.Endpoints
+	wrong := func(is bool, format string, args ...any) {
+		if is {
+			c.broken.add(Proven, format, args...)
+		}
+	}
+	wrong(n.Matched != n.Deleted+n.Vanished+n.Remaining+n.Spared, "flows do not add up: %+v", n)
+	wrong(c.s.Program && (run.code == 0) != r.Proven, "exit code %d, proven %v", run.code, r.Proven)
+	wrong(n.Remaining != 0 || n.Returned != 0 || r.Fence.LeakedPackets != 0 || n.Refused != 0, "remaining %d, returned %d, refused %d, leaked %d",
+		n.Remaining, n.Returned, n.Refused, r.Fence.LeakedPackets)
+	if c.s.Disturb.kind().breaksOff {
+		return // how far the first came is not known
+	}
+	kicked := c.s.Kick == KickAll
+	proven := !kicked || want.unsure == 0 || c.s.Accept
+	wrong(r.Proven != proven, "proven %v, want %v", r.Proven, proven)
+	more := c.againMeant() || c.s.Disturb.kind().more
+	if final := kicked && want.unsure == 0 || want.tcp == 0; !more || !r.Final && kicked && c.s.Disturb != Flooded {
+		wrong(r.Final != final, "final %v, want %v", r.Final, final)
+	}
+	is := func(what string, got, want int) {
+		wrong(got < want || got > want && !more, "%s %d, want %d", what, got, want)
+	}
+	is("matched", n.Matched, len(c.victims)+want.spared)
+	is("spared", n.Spared, want.spared)
+	is("related", n.Related, want.related)
+	is("mirrored", n.Mirrored, want.mirrored)
+	switch c.s.Disturb {
+	case TwoCuts: // each deletes some
+	case OthersDelete:
+		is("deleted and vanished", n.Deleted+n.Vanished, len(c.victims))
+	default:
+		is("deleted", n.Deleted, len(c.victims))
+	}
+	if c.gateway.reaches() {
+		c.checkEnds(&e, &want, kicked, is)
+	}
+}
+
+// checkEnds: the receipt counts the ends as they are.
+func (c *trial) checkEnds(e *cut.EndpointCounts, want *census, kicked bool, is func(what string, got, want int)) {
+	if !kicked {
+		is("dead", e.Dead, 0)
+		return
+	}
+	told := max(want.tcpEnds, min(e.Dead, want.tcpEnds+want.maybe))
+	is("dead", e.Dead, told)
+	is("silent", e.Silent, 2*want.tcp-told)
+	is("reset, at most as many as there are", min(e.Reset, want.tcpEnds), want.tcpEnds)
+	is("unreachable, at most as many as there are", min(e.Unreachable, want.rest), want.rest)
+}
