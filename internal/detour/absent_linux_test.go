@@ -34,7 +34,7 @@ func text(s string) []byte { return append([]byte(s), 0) }
 // scanOf is a search among devices that have been read, by their indexes.
 func scanOf(devices ...*device) *scan {
 	s := &scan{
-		ends: newEnds(), devices: map[int]*device{}, ports: map[int][]*device{},
+		ends: &ends{known: map[netip.Addr]struct{}{}}, devices: map[int]*device{}, ports: map[int][]*device{},
 		ways: map[netip.Addr]way{}, reported: map[Finding]struct{}{},
 	}
 	for _, d := range devices {

@@ -35,11 +35,7 @@ func (s *scan) judgeBridges() error {
 	if err := s.lookUp(addrs[min(len(addrs), maxRoutes):]); err != nil {
 		return err
 	}
-	if s.ends.anyPair {
-		s.judgePairs(blind)
-	} else {
-		s.judgeTuples(blind)
-	}
+	s.judgeTuples(blind)
 	return nil
 }
 
@@ -158,25 +154,6 @@ func (s *scan) judgeTuples(blind map[int]*blindness) {
 		}
 		if len(blind) == 0 {
 			return
-		}
-	}
-}
-
-func (s *scan) judgePairs(blind map[int]*blindness) {
-	type group struct {
-		bridge int
-		is4    bool
-	}
-	ends := map[group]int{}
-	for a, b := range s.place(blind) {
-		for index := range blind {
-			g := group{index, a.Is4()}
-			if b.has(index) {
-				ends[g]++
-			}
-			if ends[g] > 1 {
-				s.reportBridge(blind, index, a)
-			}
 		}
 	}
 }

@@ -13,20 +13,7 @@ import (
 	"flowcut/internal/netns"
 )
 
-// Find is [FindFlows] for addresses of which it is not known which talk with
-// which: any two of them may.
-func Find(netNS int, addrs []netip.Addr) ([]Finding, error) {
-	e := newEnds()
-	for _, a := range addrs {
-		if !e.add(a) {
-			break
-		}
-	}
-	e.anyPair = true
-	return find(netNS, e)
-}
-
-// FindFlows looks for detours of the packets that match tuples. Give it both
+// Find looks for detours of the packets that match tuples. Give it both
 // tuples of each flow, as its ends send: the original and the reply. netNS is
 // the descriptor of a network namespace, 0 for the calling thread's.
 //
@@ -43,15 +30,23 @@ func Find(netNS int, addrs []netip.Addr) ([]Finding, error) {
 // It returns what it has found also with an error, which then says what it
 // could not look at. That is no finding: CAP_NET_ADMIN is enough to see all
 // but the names of programs, for which it needs CAP_SYS_ADMIN.
-func FindFlows(netNS int, tuples []conntrack.Tuple) ([]Finding, error) {
-	e := newEnds()
+func Find(netNS int, tuples []conntrack.Tuple) ([]Finding, error) {
+	e := &ends{known: map[netip.Addr]struct{}{}, tuples: tuples}
 	for i := range tuples {
 		if !e.add(tuples[i].Src) || !e.add(tuples[i].Dst) {
 			break
 		}
 	}
-	e.tuples = tuples
-	return find(netNS, e)
+	if len(e.addrs) == 0 {
+		return nil, nil
+	}
+	s := &scan{ends: e, ways: map[netip.Addr]way{}, reported: map[Finding]struct{}{}}
+	if err := netns.DoFd(netNS, s.run); err != nil {
+		return nil, fmt.Errorf("detour: %w", err)
+	}
+	// Not the order of maps, so that two searches can be compared.
+	slices.SortFunc(s.found, func(a, b Finding) int { return strings.Compare(a.String(), b.String()) })
+	return s.found, errors.Join(s.errs...)
 }
 
 // maxEnds is how many addresses are kept: reading on would change nothing,
@@ -60,14 +55,11 @@ const maxEnds = 4096
 
 // ends are the addresses that packets come from and go to.
 type ends struct {
-	addrs   []netip.Addr // each once
-	known   map[netip.Addr]struct{}
-	tuples  []conntrack.Tuple
-	anyPair bool // tuples are not known
-	more    bool // than addrs
+	addrs  []netip.Addr // each once
+	known  map[netip.Addr]struct{}
+	tuples []conntrack.Tuple
+	more   bool // than addrs
 }
-
-func newEnds() *ends { return &ends{known: map[netip.Addr]struct{}{}} }
 
 // add tells whether there is room for more.
 func (e *ends) add(a netip.Addr) bool {
@@ -95,19 +87,6 @@ type scan struct {
 	found     []Finding
 	reported  map[Finding]struct{} // what is in found
 	errs      []error
-}
-
-func find(netNS int, e *ends) ([]Finding, error) {
-	if len(e.addrs) == 0 {
-		return nil, nil
-	}
-	s := &scan{ends: e, ways: map[netip.Addr]way{}, reported: map[Finding]struct{}{}}
-	if err := netns.DoFd(netNS, s.run); err != nil {
-		return nil, fmt.Errorf("detour: %w", err)
-	}
-	// Not the order of maps, so that two searches can be compared.
-	slices.SortFunc(s.found, func(a, b Finding) int { return strings.Compare(a.String(), b.String()) })
-	return s.found, errors.Join(s.errs...)
 }
 
 // run looks everywhere. Only what everything else needs ends it.
