@@ -205,7 +205,8 @@ type scene struct {
 	command  string // @CUT is the script that cuts, @LIVE the one that shows life, @BOTH has both
 	waits    string // what has to hold before the cut
 
-	other  string // run by somebody else's session from elsewhere, which is cut
+	other  string // run by somebody else's session from the same host, which is cut
+	away   bool   // from another one
 	forges string // run at the terminal before the cut
 	ends   bool   // the session is meant to end
 }
@@ -254,7 +255,8 @@ func TestSession(t *testing.T) {
 		{name: "sudo", user: "op", terminal: "-tt", program: "sudo -n " + program, command: "sh @BOTH"},
 		// The variable names a connection that is over, and the server of
 		// tmux is a child of process 1.
-		{name: "tmux", user: "root", terminal: "-tt", program: program, before: tmuxStarts, command: tmuxAttach, waits: tmuxServes},
+		{name: "tmux", user: "root", terminal: "-tt", program: program, before: tmuxStarts, command: tmuxAttach, waits: tmuxServes,
+			other: stays},
 		{name: "sudo in tmux", user: "op", terminal: "-tt", door: (*server).inside6, program: "sudo -n " + program, before: tmuxStarts, command: tmuxAttach, waits: tmuxServes},
 		{name: "screen", user: "root", terminal: "-tt", program: program, before: screenBegin,
 			command: "SCREENDIR=@DIR/screen screen -r cut", waits: `screen -ls | grep -q Attached`},
@@ -263,8 +265,10 @@ func TestSession(t *testing.T) {
 		// Nothing leads to the session but the user.
 		{name: "other terminal", user: "root", terminal: "-T", program: program, other: stays, command: otherTerminal},
 		{name: "forged server", user: "root", terminal: "-T", program: program, other: falseServer, waits: falseServes, command: otherTerminal},
-		// Others' processes are closed to it; the login record is not.
-		{name: "login record", user: "op", terminal: "-tt", program: limited, other: stays, command: "exec env -i sh @BOTH"},
+		// Others' processes are closed to it, and without a terminal there is no record.
+		{name: "variable", user: "op", terminal: "-T", program: limited, command: "sh @BOTH"},
+		// The variable is gone; the login record is not.
+		{name: "login record", user: "op", terminal: "-tt", program: limited, other: stays, away: true, command: "exec env -i sh @BOTH"},
 		{name: "session file", user: "op", terminal: "-tt", program: limited, command: logindWrites + "exec env -i sh @BOTH"},
 	} {
 		t.Run(c.name, func(t *testing.T) { s.play(t, c) })
@@ -303,7 +307,11 @@ func (s *server) play(t *testing.T, c scene) {
 	defer idle.Close()
 	var other *session
 	if c.other != "" {
-		other = s.connect(t, "other", "-T", s.outside(), names.Replace(c.other))
+		from := by
+		if c.away {
+			from = s.outside()
+		}
+		other = s.connect(t, "other", "-T", from, names.Replace(c.other))
 		labtest.Until(t, "somebody else is there", func() bool { return exists(filepath.Join(dir, "there")) })
 	}
 	if c.before != "" {
