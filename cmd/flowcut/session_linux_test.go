@@ -51,7 +51,7 @@ var serverFiles = map[string]string{
 	"passwd":  "root:x:0:0::/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\nop:x:1000:1000::/:/bin/sh\nother:x:1001:1000::/:/bin/sh\n",
 	"shadow":  "root:*:19000::::::\nsshd:*:19000::::::\nop:*:19000::::::\nother:*:19000::::::\n",
 	"group":   "root:x:0:\nutmp:x:43:\nop:x:1000:\ntty:x:5:\n",
-	"sudoers": "Defaults env_reset\nDefaults:op use_pty\nroot ALL=(ALL) NOPASSWD: ALL\nop ALL=(ALL) NOPASSWD: ALL\n",
+	"sudoers": "Defaults env_reset\nDefaults:op use_pty\nroot ALL=(ALL) NOPASSWD: ALL\nop ALL=(ALL) NOPASSWD: ALL\nother ALL=(root) NOPASSWD: /usr/bin/sleep\n",
 	"sshd_config": "HostKey @DIR/host\nAuthorizedKeysFile @DIR/user.pub\nPidFile none\nUsePAM no\nPermitRootLogin yes\n" +
 		"StrictModes no\nPrintMotd no\nPrintLastLog no\nUseDNS no\n",
 }
@@ -232,10 +232,19 @@ SSH_CONNECTION=$(cat @DIR/claim) setpriv --reuid other --clear-groups perl -MPOS
 	sleep 600' &
 until [ -e @DIR/forged ]; do sleep 0.02; done
 `
-	// Somebody else takes the server's name, and root's rights for a child.
-	falseServer = `cp /bin/bash @DIR/sshd; chmod 755 @DIR/sshd
-exec @DIR/sshd -c 'exec 3<>/dev/tcp/@HOST/@PORT; : >@DIR/there; sudo -S true; :'`
-	falseServes = `cat /proc/[0-9]*/comm 2>/dev/null | grep -q "^sudo"`
+	// Somebody else takes the server's name, and the place of the parent of
+	// what root runs for him.
+	falseServer = `cp /usr/bin/perl @DIR/sshd
+exec @DIR/sshd -MIO::Socket::INET -e '
+	syscall(@PRCTL, @SUBREAPER, 1, 0, 0, 0) == 0 or die;
+	our $held = IO::Socket::INET->new("@TO") or die;
+	my $sudo = fork // die;
+	exec "sudo", "-n", "/usr/bin/sleep", "600" if !$sudo;
+	select(undef, undef, undef, 0.02) until qx(cat /proc/[0-9]*/comm 2>/dev/null) =~ /^sleep$/m;
+	kill 9, $sudo;
+	waitpid $sudo, 0;
+	open(F, ">", "@DIR/there");
+	sleep 600'`
 
 	// systemd-logind, which does not run here, would write this.
 	logindWrites = `sudo -n sh -c ': >/run/utmp; mkdir -p /run/systemd/sessions; ` +
@@ -264,7 +273,7 @@ func TestSession(t *testing.T) {
 			other: ownClaim, forges: falseClaim},
 		// Nothing leads to the session but the user.
 		{name: "other terminal", user: "root", terminal: "-T", program: program, other: stays, command: otherTerminal},
-		{name: "forged server", user: "root", terminal: "-T", program: program, other: falseServer, waits: falseServes, command: otherTerminal},
+		{name: "forged server", user: "root", terminal: "-T", program: program, other: falseServer, command: otherTerminal},
 		// Others' processes are closed to it, and without a terminal there is no record.
 		{name: "variable", user: "op", terminal: "-T", program: limited, command: "sh @BOTH"},
 		// The variable is gone; the login record is not.
@@ -384,7 +393,8 @@ func (s *server) scripts(t *testing.T, dir string, c scene) *strings.Replacer {
 	}
 	live := fmt.Sprintf(liveScript, out)
 	to := netip.AddrPortFrom(s.net.Servers[0].Addr4, port)
-	places := []string{"@DIR", dir, "@TO", to.String(), "@HOST", to.Addr().String(), "@PORT", strconv.Itoa(port)}
+	places := []string{"@DIR", dir, "@TO", to.String(),
+		"@PRCTL", strconv.Itoa(unix.SYS_PRCTL), "@SUBREAPER", strconv.Itoa(unix.PR_SET_CHILD_SUBREAPER)}
 	path := func(name, text string) string {
 		name = filepath.Join(dir, name)
 		if err := os.WriteFile(name, []byte(strings.NewReplacer(places...).Replace(text)), 0o644); err != nil {
