@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -206,6 +207,7 @@ type scene struct {
 	waits    string // what has to hold before the cut
 
 	other  string // run by somebody else's session from the same host, which is cut
+	who    string // whose that is, user other if empty
 	away   bool   // from another one
 	forges string // run at the terminal before the cut
 	ends   bool   // the session is meant to end
@@ -265,7 +267,7 @@ func TestSession(t *testing.T) {
 		// The variable names a connection that is over, and the server of
 		// tmux is a child of process 1.
 		{name: "tmux", user: "root", terminal: "-tt", program: program, before: tmuxStarts, command: tmuxAttach, waits: tmuxServes,
-			other: stays},
+			other: stays, who: "root"},
 		{name: "sudo in tmux", user: "op", terminal: "-tt", door: (*server).inside6, program: "sudo -n " + program, before: tmuxStarts, command: tmuxAttach, waits: tmuxServes},
 		{name: "screen", user: "root", terminal: "-tt", program: program, before: screenBegin,
 			command: "SCREENDIR=@DIR/screen screen -r cut", waits: `screen -ls | grep -q Attached`},
@@ -320,7 +322,7 @@ func (s *server) play(t *testing.T, c scene) {
 		if c.away {
 			from = s.outside()
 		}
-		other = s.connect(t, "other", "-T", from, names.Replace(c.other))
+		other = s.connect(t, cmp.Or(c.who, "other"), "-T", from, names.Replace(c.other))
 		labtest.Until(t, "somebody else is there", func() bool { return exists(filepath.Join(dir, "there")) })
 	}
 	if c.before != "" {
