@@ -50,7 +50,7 @@ func (c *cutting) countMarks() error {
 		return err
 	}
 	for key := range c.twins {
-		delete(born, entry{key.Orig, key.ID})
+		delete(born, entryOf(key))
 	}
 	r.Flows.Admitted = len(born)
 	for _, x := range []struct {
@@ -148,6 +148,7 @@ func (c *cutting) judge() {
 	doubt(r.Flows.Returned > 0, "entries that came back in spite of the guard: %d, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP); stop it and cut again", r.Flows.Returned)
 	doubt(c.heldShort, "what has no handshake was not held for the whole --hold; give more --timeout")
 	doubt(r.Fence.LeakedPackets > 0, "packets of selected flows that passed the fence: %d, on a path where its rules do not stop them; cut again, and report it", r.Fence.LeakedPackets)
+	doubt(c.members.offloaded() > 0, "flows that a flowtable forwarded past all rules until their entries were deleted, and for a moment longer: %d; cut again in a few seconds", c.members.offloaded())
 	doubt(c.untracked > 0, "packets of cut flows that a NOTRACK rule keeps from connection tracking: %d, which only the guard has stopped; take the rule away, or drop them there", c.untracked)
 	doubt(c.settled() && !c.drained, "packets that wait in NFQUEUE %s since before the fence; their verdicts may let them pass, so cut again when the program behind it works", queueNums(c.waiting))
 	if r.Flows.Knocking > 0 {

@@ -159,6 +159,7 @@ func (c *cutting) readReborn() error {
 		if err != nil {
 			return err
 		}
+		n.Proto = conntrack.ProtoTCP
 		c.endsOn(n.Tuple, func(m *member, i int) {
 			if i == 0 && m.tcp && !m.shared && m.key.ID != n.ID {
 				m.dead[0], m.told[0] = true, true

@@ -11,7 +11,7 @@ type member struct {
 	master  conntrack.Tuple // original tuple of the flow that expected it, zero without one
 	why     why
 	shared  bool    // there is a flow of another zone on one of its tuples: answers cannot be told apart
-	bypass  bool    // the kernel forwards it past the hooks
+	offload bool    // a flowtable forwards it past the hooks
 	tcp     bool    // its ends are asked for a sign of death
 	open    bool    // and it must be given, see certain
 	closed  bool    // but the gateway takes it for closed
@@ -74,13 +74,16 @@ func (e *endRef) in(zone conntrack.Zone) (*endRef, bool) {
 func newMember(f *conntrack.Flow, keep bool) *member {
 	m := &member{
 		key: f.Key(), reply: f.Reply, zone: f.Zone | f.OrigZone | f.ReplyZone, mark: f.Mark,
-		tcp: f.Orig.Proto == conntrack.ProtoTCP, bypass: f.Status&(conntrack.StatusOffload|conntrack.StatusHWOffload) != 0,
+		tcp: f.Orig.Proto == conntrack.ProtoTCP, offload: f.Status&(conntrack.StatusOffload|conntrack.StatusHWOffload) != 0,
 	}
 	if f.Has&conntrack.AttrMaster != 0 {
 		m.master = f.Master
 	}
 	if m.tcp {
 		m.open, m.closed = open(f.TCP.State)
+		if f.Has&conntrack.AttrTCP == 0 { // the kernel does not say, as of one that is offloaded
+			m.open = true
+		}
 	}
 	if keep {
 		m.flow = f.Clone()
@@ -142,6 +145,16 @@ func (m *member) certain() bool {
 func (ms *members) shared() (n int) {
 	for _, m := range ms.list {
 		if m.shared {
+			n++
+		}
+	}
+	return n
+}
+
+// offloaded counts the flows that a flowtable forwards.
+func (ms *members) offloaded() (n int) {
+	for _, m := range ms.list {
+		if m.offload {
 			n++
 		}
 	}

@@ -164,7 +164,7 @@ func (c *cutting) sift(l *listing, born map[entry]bool) []*member {
 }
 
 // entry returns what names the member's entry for good.
-func (m *member) entry() entry { return entry{m.key.Orig, m.key.ID} }
+func (m *member) entry() entry { return entryOf(m.key) }
 
 // isMaster tells whether a flow is cut that others may have been expected by.
 func (c *cutting) isMaster(t conntrack.Tuple, zone conntrack.Zone) bool {
@@ -235,9 +235,11 @@ func (c *cutting) known(m *member) *member {
 
 // entry names an entry for good.
 type entry struct {
-	tuple conntrack.Tuple
+	tuple conntrack.Tuple // without its protocol
 	id    uint32
 }
+
+func entryOf(k conntrack.Key) entry { return entry{fence.AnyProto(k.Orig), k.ID} }
 
 // born returns the entries that the fence has admitted.
 func (c *cutting) born() (map[entry]bool, error) {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,6 +34,8 @@ type server struct {
 
 // boot begins the SSH server. As process 1 it takes all of its sessions
 // along, and what these left behind.
+const redirected = 2222
+
 const boot = `
 set -e
 mount --make-rprivate /
@@ -77,6 +80,9 @@ func newServer(t *testing.T) *server {
 		}
 	}
 	s.net, s.to = gateway(t)
+	if err := s.net.Gateway.Redirect(redirected, 22); err != nil {
+		t.Fatal(err)
+	}
 	s.ssh = exec.Command("sh", "-c", boot)
 	s.ssh.Env = append(os.Environ(), "DIR="+s.dir)
 	s.ssh.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
@@ -97,14 +103,37 @@ func newServer(t *testing.T) *server {
 
 func (s *server) file(name string) string { return filepath.Join(s.dir, name) }
 
-// connect runs a command on the gateway through a connection from the first
-// client, with a terminal or without one.
-func (s *server) connect(t *testing.T, user, terminal, to, command string) *session {
+// door is a way to reach the gateway: only from inside is its port open.
+type door struct {
+	from *lab.Station
+	to   netip.AddrPort
+}
+
+func (s *server) inside4() door {
+	from := s.net.Servers[1]
+	return door{from, netip.AddrPortFrom(from.Via4, 22)}
+}
+
+func (s *server) inside6() door {
+	from := s.net.Servers[1]
+	return door{from, netip.AddrPortFrom(from.Via6, 22)}
+}
+
+// outside leads through a redirected port, so that the flow's own tuple is
+// not that of the server's socket.
+func (s *server) outside() door {
+	return door{s.net.Clients[1], netip.AddrPortFrom(s.net.Gateway.Public4, redirected)}
+}
+
+// connect runs a command on the gateway through a connection of its own, with
+// a terminal or without one.
+func (s *server) connect(t *testing.T, user, terminal string, by door, command string) *session {
 	t.Helper()
 	c := &session{done: make(chan struct{})}
 	c.Cmd = exec.Command("ssh", "-F", "none", "-i", s.file("user"), terminal,
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes",
-		"-o", "ConnectionAttempts=20", "-o", "LogLevel=ERROR", user+"@"+to, command)
+		"-o", "ConnectionAttempts=20", "-o", "LogLevel=ERROR",
+		"-p", strconv.Itoa(int(by.to.Port())), user+"@"+by.to.Addr().String(), command)
 	c.Env = append(os.Environ(), "TERM=xterm")
 	c.Stdout, c.Stderr = &c.said, &c.said
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
@@ -116,7 +145,7 @@ func (s *server) connect(t *testing.T, user, terminal, to, command string) *sess
 		// A session that was cut takes no more; the caller looks for what comes of it.
 		_, _ = stdin.Write([]byte(line + "\n"))
 	}
-	if err := s.net.Clients[0].NS.Do(c.Start); err != nil {
+	if err := by.from.NS.Do(c.Start); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
@@ -168,16 +197,17 @@ read line
 type scene struct {
 	name     string
 	user     string
-	terminal string // -T or -tt
-	six      bool   // through IPv6
-	program  string // the program and what runs it
+	terminal string             // -T or -tt
+	door     func(*server) door // (*server).inside4 if nil
+	program  string             // the program and what runs it
 	flags    string
 	before   string // run by a connection that is over by then
 	command  string // @CUT is the script that cuts, @LIVE the one that shows life, @BOTH has both
 	waits    string // what has to hold before the cut
 
-	others int  // sessions of somebody else, which are cut
-	ends   bool // the session is meant to end
+	other  string // run by somebody else's session from elsewhere, which is cut
+	forges string // run at the terminal before the cut
+	ends   bool   // the session is meant to end
 }
 
 const (
@@ -185,6 +215,30 @@ const (
 	tmuxServes  = `[ "$(tmux list-clients)" ]`
 	tmuxAttach  = `tmux -S @DIR/tmux attach`
 	screenBegin = `SCREENDIR=@DIR/screen screen -dm -S cut sh @BOTH`
+	// Nothing leads from the terminal that script(1) makes to the session.
+	otherTerminal = "env -u SSH_CONNECTION setsid -f script -qc 'sh @CUT' /dev/null </dev/null >/dev/null 2>&1; sh @LIVE"
+	stays         = `: >@DIR/there; read line`
+
+	// Somebody who was given the terminal names his own connection there, and
+	// a child of his holds another one under the name of who let the child in.
+	ownClaim   = `echo "$SSH_CONNECTION" >@DIR/claim; ` + stays
+	falseClaim = `
+SSH_CONNECTION=$(cat @DIR/claim) setpriv --reuid other --clear-groups perl -MPOSIX=setsid -MIO::Socket::INET -e '
+	fork or sleep(600), exit;
+	setsid();
+	our $held = IO::Socket::INET->new("@TO") or die;
+	open(F, ">", "@DIR/forged");
+	sleep 600' &
+until [ -e @DIR/forged ]; do sleep 0.02; done
+`
+	// Somebody else takes the server's name, and root's rights for a child.
+	falseServer = `cp /bin/bash @DIR/sshd; chmod 755 @DIR/sshd
+exec @DIR/sshd -c 'exec 3<>/dev/tcp/@HOST/@PORT; : >@DIR/there; sudo -S true; :'`
+	falseServes = `cat /proc/[0-9]*/comm 2>/dev/null | grep -q "^sudo"`
+
+	// systemd-logind, which does not run here, would write this.
+	logindWrites = `sudo -n sh -c ': >/run/utmp; mkdir -p /run/systemd/sessions; ` +
+		`printf "TTY=%s\nREMOTE_HOST=%s\n" "$0" "$1" >/run/systemd/sessions/7' "$(tty | cut -c 6-)" $SSH_CONNECTION; `
 )
 
 // Whoever cuts everything over SSH keeps the connection to the gateway.
@@ -193,27 +247,32 @@ func TestSession(t *testing.T) {
 	limited := s.limited(t)
 	for _, c := range []scene{
 		{name: "plain", user: "root", terminal: "-T", program: program, command: "sh @BOTH"},
+		{name: "redirected", user: "root", terminal: "-T", door: (*server).outside, program: program, command: "sh @BOTH"},
 		{name: "include-self", user: "root", terminal: "-T", program: program, flags: "--include-self", command: "sh @BOTH", ends: true},
 		// Only what ancestors hold tells: the variable is nowhere.
-		{name: "stripped", user: "root", terminal: "-T", six: true, program: program, command: "exec env -u SSH_CONNECTION sh @BOTH"},
+		{name: "stripped", user: "root", terminal: "-T", door: (*server).inside6, program: program, command: "exec env -u SSH_CONNECTION sh @BOTH"},
 		{name: "sudo", user: "op", terminal: "-tt", program: "sudo -n " + program, command: "sh @BOTH"},
 		// The variable names a connection that is over, and the server of
 		// tmux is a child of process 1.
 		{name: "tmux", user: "root", terminal: "-tt", program: program, before: tmuxStarts, command: tmuxAttach, waits: tmuxServes},
-		{name: "sudo in tmux", user: "op", terminal: "-tt", six: true, program: "sudo -n " + program, before: tmuxStarts, command: tmuxAttach, waits: tmuxServes},
+		{name: "sudo in tmux", user: "op", terminal: "-tt", door: (*server).inside6, program: "sudo -n " + program, before: tmuxStarts, command: tmuxAttach, waits: tmuxServes},
 		{name: "screen", user: "root", terminal: "-tt", program: program, before: screenBegin,
 			command: "SCREENDIR=@DIR/screen screen -r cut", waits: `screen -ls | grep -q Attached`},
-		// Nothing leads from its terminal to the session but the user.
-		{name: "other terminal", user: "root", terminal: "-T", program: program, others: 1,
-			command: "env -u SSH_CONNECTION setsid -f script -qc 'sh @CUT' /dev/null </dev/null >/dev/null 2>&1; sh @LIVE"},
+		{name: "forged", user: "root", terminal: "-tt", program: program, before: tmuxStarts, command: tmuxAttach, waits: tmuxServes,
+			other: ownClaim, forges: falseClaim},
+		// Nothing leads to the session but the user.
+		{name: "other terminal", user: "root", terminal: "-T", program: program, other: stays, command: otherTerminal},
+		{name: "forged server", user: "root", terminal: "-T", program: program, other: falseServer, waits: falseServes, command: otherTerminal},
 		// Others' processes are closed to it; the login record is not.
-		{name: "login record", user: "op", terminal: "-tt", program: limited, command: "exec env -i sh @BOTH"},
+		{name: "login record", user: "op", terminal: "-tt", program: limited, other: stays, command: "exec env -i sh @BOTH"},
+		{name: "session file", user: "op", terminal: "-tt", program: limited, command: logindWrites + "exec env -i sh @BOTH"},
 	} {
 		t.Run(c.name, func(t *testing.T) { s.play(t, c) })
 	}
 }
 
 // limited makes a copy of the program with just the rights that a cut needs.
+// The kernel's list of queues is a file that only root may read otherwise.
 func (s *server) limited(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile(program)
@@ -226,7 +285,7 @@ func (s *server) limited(t *testing.T) string {
 	const revision2, effective = 0x02000000, 1 // VFS_CAP_REVISION_2, VFS_CAP_FLAGS_EFFECTIVE
 	capability := make([]byte, 20)             // struct vfs_cap_data: both flags, then permitted and inheritable, twice
 	binary.LittleEndian.PutUint32(capability, revision2|effective)
-	binary.LittleEndian.PutUint32(capability[4:], 1<<unix.CAP_NET_ADMIN|1<<unix.CAP_NET_RAW)
+	binary.LittleEndian.PutUint32(capability[4:], 1<<unix.CAP_NET_ADMIN|1<<unix.CAP_NET_RAW|1<<unix.CAP_DAC_READ_SEARCH)
 	if err := unix.Setxattr(s.file("flowcut"), "security.capability", capability, 0); err != nil {
 		t.Fatalf("give rights to %s: %v", s.file("flowcut"), err)
 	}
@@ -236,26 +295,25 @@ func (s *server) limited(t *testing.T) string {
 func (s *server) play(t *testing.T, c scene) {
 	dir := filepath.Join(s.dir, strings.ReplaceAll(c.name, " ", "-"))
 	names := s.scripts(t, dir, c)
-	gateway := s.net.Gateway.Public4.String()
-	if c.six {
-		gateway = s.net.Gateway.Public6.String()
+	by := s.inside4()
+	if c.door != nil {
+		by = c.door(s)
 	}
 	idle := labtest.Dial(t, s.net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: s.to, Count: 5})
 	defer idle.Close()
-	var others []*session
-	for range c.others {
-		o := s.connect(t, "other", "-T", gateway, names.Replace(`: >"@DIR/there"; read line`))
+	var other *session
+	if c.other != "" {
+		other = s.connect(t, "other", "-T", s.outside(), names.Replace(c.other))
 		labtest.Until(t, "somebody else is there", func() bool { return exists(filepath.Join(dir, "there")) })
-		others = append(others, o)
 	}
 	if c.before != "" {
-		first := s.connect(t, c.user, "-T", gateway, names.Replace(c.before))
+		first := s.connect(t, c.user, "-T", by, names.Replace(c.before))
 		labtest.Until(t, "the first connection is over", first.over)
 		if first.err != nil {
 			t.Fatal(first.err)
 		}
 	}
-	own := s.connect(t, c.user, c.terminal, gateway, names.Replace(c.command))
+	own := s.connect(t, c.user, c.terminal, by, names.Replace(c.command))
 	labtest.Until(t, "the cut is over", func() bool { return exists(filepath.Join(dir, "out.code")) || own.over() && !c.ends })
 	s.check(t, dir, c, own)
 	ends := append(slices.Clone(idle), idle.Peers()...)
@@ -265,8 +323,8 @@ func (s *server) play(t *testing.T, c scene) {
 	if n := ends.Told(unix.ECONNRESET); n != len(ends) {
 		t.Errorf("%d of %d other sockets got ECONNRESET", n, len(ends))
 	}
-	for _, o := range others {
-		labtest.Until(t, "somebody else's session is over", o.over)
+	if other != nil {
+		labtest.Until(t, "somebody else's session is over", other.over)
 	}
 }
 
@@ -312,20 +370,22 @@ func (s *server) scripts(t *testing.T, dir string, c scene) *strings.Replacer {
 		t.Fatal(err)
 	}
 	out := filepath.Join(dir, "out")
-	script := fmt.Sprintf(cutScript, c.program, c.flags, out)
+	script := c.forges + fmt.Sprintf(cutScript, c.program, c.flags, out)
 	if c.waits != "" {
 		script = "until " + c.waits + "; do sleep 0.02; done\n" + script
 	}
 	live := fmt.Sprintf(liveScript, out)
+	to := netip.AddrPortFrom(s.net.Servers[0].Addr4, port)
+	places := []string{"@DIR", dir, "@TO", to.String(), "@HOST", to.Addr().String(), "@PORT", strconv.Itoa(port)}
 	path := func(name, text string) string {
 		name = filepath.Join(dir, name)
-		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(name, []byte(strings.NewReplacer(places...).Replace(text)), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return name
 	}
-	return strings.NewReplacer("@DIR", dir,
-		"@CUT", path("cut.sh", script), "@LIVE", path("live.sh", live), "@BOTH", path("both.sh", script+live))
+	return strings.NewReplacer(append(places,
+		"@CUT", path("cut.sh", script), "@LIVE", path("live.sh", live), "@BOTH", path("both.sh", script+live))...)
 }
 
 func exists(path string) bool {

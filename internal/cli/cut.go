@@ -80,7 +80,7 @@ changed.`,
 			if f.dryRun {
 				return dryRun(cmd.Context(), cmd.OutOrStdout(), o, out.format)
 			}
-			return runCut(cmd, o, out.format)
+			return runCut(cmd, o, out.format, ns.which)
 		})
 	}
 	return cmd
@@ -141,8 +141,9 @@ func (f *cutFlags) options(s selector.Selector, start time.Time) cut.Options {
 	}
 }
 
-// runCut cuts and prints the receipt, also one of a cut that was interrupted.
-func runCut(cmd *cobra.Command, o cut.Options, format string) error {
+// runCut cuts, logs that, and prints the receipt, also of a cut that was
+// interrupted.
+func runCut(cmd *cobra.Command, o cut.Options, format, where string) error {
 	calm := hurry()
 	p := newProgress(cmd.ErrOrStderr(), o.Start)
 	o.Progress = func(s cut.Step) {
@@ -157,6 +158,7 @@ func runCut(cmd *cobra.Command, o cut.Options, format string) error {
 	if r == nil {
 		return err
 	}
+	journal(r, where) // first, since nobody may read the receipt
 	printed := printReceipt(cmd.OutOrStdout(), r, format)
 	switch {
 	case err != nil && context.Cause(cmd.Context()) == nil:

@@ -1,11 +1,9 @@
 package fence
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"flowcut/conntrack"
 	"flowcut/internal/nft"
@@ -23,7 +21,9 @@ type (
 type compiler struct {
 	family  nft.Family
 	sets    []*nft.Set
-	tooMany bool // terms; what was compiled is of no use
+	last    addrList // that has become sets
+	count   bool     // compile only to count: sets need no elements
+	tooMany bool     // terms; what was compiled is of no use
 }
 
 // exact tells whether rules can say all that the selectors say.
@@ -40,7 +40,7 @@ func exact(s *selector.Selector) bool {
 	if s.State.Set || s.ID.Set || s.PickedUp != selector.Any || s.Status.Set || s.Mark.Set || s.Labels.Set {
 		return false
 	}
-	c := compiler{family: nft.IPv4}
+	c := compiler{family: nft.IPv4, count: true}
 	c.compile(s)
 	return !c.tooMany
 }
@@ -101,27 +101,78 @@ func (c *compiler) addrs(a selector.Addrs, op nft.Operand) terms {
 	if !a.Set {
 		return terms{nil}
 	}
-	ranges := c.mine(a.Ranges)
+	return c.inList(c.mine(a.Ranges), a.Negated, op)
+}
+
+// inList is the condition that an operand is in a list of addresses of the
+// compiler's family.
+func (c *compiler) inList(ranges []selector.AddrRange, not bool, op nft.Operand) terms {
 	switch {
-	case len(ranges) == 0 && a.Negated:
+	case len(ranges) == 0 && not:
 		return terms{nil}
 	case len(ranges) == 0:
 		return nil
 	case len(ranges) == 1:
-		return terms{{inRange(op, ranges[0], a.Negated)}}
+		return terms{{inRange(op, ranges[0], not)}}
 	}
-	return terms{{nft.Lookup{Key: nft.Key{op}, Not: a.Negated, Set: c.addrSet(ranges)}}}
-}
-
-// addrSet declares a set of addresses, once for each list.
-func (c *compiler) addrSet(ranges []selector.AddrRange) string {
-	elems := intervals(ranges)
-	for _, s := range c.sets {
-		if s.Interval && slices.EqualFunc(s.Elements, elems, func(a, b nft.Element) bool { return a.End == b.End && bytes.Equal(a.Key, b.Key) }) {
-			return s.Name
+	var out terms
+	for _, set := range c.addrSets(ranges) {
+		lookup := nft.Lookup{Key: nft.Key{op}, Not: not, Set: set}
+		if not && len(out) > 0 {
+			out[0] = append(out[0], lookup)
+		} else {
+			out = append(out, term{lookup})
 		}
 	}
-	return c.set(c.family.AddrType(), true, elems)
+	return out
+}
+
+// manyRanges is the length from which a list's single addresses have a set of
+// their own: the kernel takes them in ten times faster than ranges.
+const manyRanges = 1024
+
+// addrSets declares the sets of a list of addresses, unless it is the very list
+// that had them last. A long one has two, of which an address is in one if it is
+// in the list.
+func (c *compiler) addrSets(ranges []selector.AddrRange) []string {
+	if c.last.first == &ranges[0] {
+		return c.last.sets
+	}
+	l := addrList{first: &ranges[0]}
+	rest := ranges
+	if len(ranges) > manyRanges {
+		var elems []nft.Element
+		elems, rest = c.singles(ranges)
+		l.sets = append(l.sets, c.set(c.family.AddrType(), false, elems))
+		c.sets[len(c.sets)-1].Size = uint32(len(elems)) // known, it is a table that need not grow
+	}
+	if len(rest) > 0 {
+		l.sets = append(l.sets, c.set(c.family.AddrType(), true, c.intervals(rest)))
+	}
+	c.last = l
+	return l.sets
+}
+
+// singles parts a list into elements for its single addresses and the rest.
+func (c *compiler) singles(ranges []selector.AddrRange) (elems []nft.Element, rest []selector.AddrRange) {
+	if !c.count {
+		elems = make([]nft.Element, 0, len(ranges))
+	}
+	for _, r := range ranges {
+		switch {
+		case r.From != r.To:
+			rest = append(rest, r)
+		case !c.count:
+			elems = append(elems, nft.Element{Key: r.From.AsSlice()})
+		}
+	}
+	return elems, rest
+}
+
+// addrList is a list of addresses and the sets that it has become.
+type addrList struct {
+	first *selector.AddrRange
+	sets  []string
 }
 
 // mine returns the ranges of the compiler's family.
@@ -144,8 +195,11 @@ func inRange(op nft.Operand, r selector.AddrRange, not bool) nft.Statement {
 
 // intervals writes ranges as an interval set has them: a start, and an end
 // that is the first address behind, which the last range may lack.
-func intervals(ranges []selector.AddrRange) []nft.Element {
-	var out []nft.Element
+func (c *compiler) intervals(ranges []selector.AddrRange) []nft.Element {
+	if c.count {
+		return nil
+	}
+	out := make([]nft.Element, 0, 2*len(ranges))
 	for _, r := range ranges {
 		out = append(out, nft.Element{Key: r.From.AsSlice()})
 		if end := r.To.Next(); end != (netip.Addr{}) {
@@ -164,15 +218,16 @@ func (c *compiler) host(a selector.Addrs) terms {
 	if !a.Set {
 		return out
 	}
+	ranges := c.mine(a.Ranges)
 	if a.Negated {
 		for _, op := range ops {
-			out = c.product(out, c.addrs(a, op))
+			out = c.product(out, c.inList(ranges, true, op))
 		}
 		return out
 	}
 	out = nil
 	for _, op := range ops {
-		out = append(out, c.addrs(a, op)...)
+		out = append(out, c.inList(ranges, false, op)...)
 	}
 	return out
 }
@@ -376,6 +431,18 @@ func key(t conntrack.Tuple) []byte {
 		binary.BigEndian.PutUint16(dst[:], t.DstPort)
 	}
 	return nft.Concat([]byte{byte(t.Proto)}, t.Src.AsSlice(), src[:], t.Dst.AsSlice(), dst[:])
+}
+
+// protoLen is the length of the protocol in a key.
+const protoLen = 4
+
+// AnyProto returns a tuple without its protocol, as the mark Born has it: what
+// stands for ports in ICMP is in the ports.
+func AnyProto(t conntrack.Tuple) conntrack.Tuple {
+	k := key(t)
+	clear(k[:protoLen])
+	t, _ = tuple(k)
+	return t
 }
 
 // tuple reads a key back.

@@ -224,7 +224,7 @@ func (r *raised) pass(b *nft.Batch, entries []Entry) {
 	var born, shared []nft.Element
 	for _, e := range entries {
 		if e.Orig.Src.Is6() == (r.family == nft.IPv6) {
-			born = append(born, nft.Element{Key: append(binary.BigEndian.AppendUint32(nil, e.ID), key(e.Orig)...)})
+			born = append(born, nft.Element{Key: append(binary.BigEndian.AppendUint32(nil, e.ID), key(e.Orig)[protoLen:]...)})
 			shared = append(shared, nft.Element{Key: key(e.Orig)}, nft.Element{Key: key(e.Reply)})
 		}
 	}
@@ -311,7 +311,7 @@ const (
 	Reset       Mark = setReset       // ends that a reset left for
 	Unreachable Mark = setUnreachable // ends that a port unreachable left for
 	Knocked     Mark = setKnock       // ends that the guard turned away
-	Born        Mark = setBorn        // original tuples of flows admitted while the fence stood
+	Born        Mark = setBorn        // original tuples, see AnyProto, of flows admitted while the fence stood
 	Leaked      Mark = setLeaked      // original tuples of flows with packets behind the fence
 	Spoke       Mark = setSpoke       // ends of cut flows that were stopped, with Next
 )
@@ -348,10 +348,10 @@ func (f *Fence) Noted(m Mark) iter.Seq2[Noted, error] {
 func (r *raised) parse(m Mark, e nft.Member) (n Noted, ok bool) {
 	k := e.Key
 	if m == Born && len(k) >= 4 {
-		n.ID, k = binary.BigEndian.Uint32(k), k[4:]
+		n.ID, k = binary.BigEndian.Uint32(k), nft.Concat([]byte{0}, k[4:])
 	}
 	if m == Spoke && len(k) >= 4 {
-		n.Next, k = binary.BigEndian.Uint32(k[len(k)-4:]), k[:len(k)-4]
+		n.Next, k = binary.BigEndian.Uint32(k[len(k)-4:]), nft.Concat([]byte{byte(conntrack.ProtoTCP)}, k[:len(k)-4])
 	}
 	n.Tuple, ok = tuple(k)
 	n.Ago = r.remember - e.Expires

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,11 +157,17 @@ func TestRulesSayWhatMatchSays(t *testing.T) {
 		{"--orig-zone", "0", "-f", "ipv6"},
 		{"-f", "ipv4"},
 		{"-p", "udp", "-g", "--host", "203.0.113.2", "!", "--dport", "5201"},
+		{"--host", long("192.168.1.100,fd00:1::100")},
+		{"!", "--host", long("192.168.1.100,fd00:1::100")},
+		{"-s", long("203.0.113.0/24,fd00:1::/64")},
+		{"!", "-s", long("203.0.113.0/24,fd00:1::/64")},
+		{"-g", long("192.168.1.0/24,fd00:2::100")},
 	} {
 		if args[0] == "!-g" { // as a value
 			args = []string{"--dst-nat=!" + args[1]}
 		}
-		t.Run(fmt.Sprint(args), func(t *testing.T) {
+		name := fmt.Sprint(args)
+		t.Run(name[:min(len(name), 80)], func(t *testing.T) {
 			s, err := selector.Parse(args)
 			if err != nil {
 				t.Fatal(err)
@@ -171,6 +178,20 @@ func TestRulesSayWhatMatchSays(t *testing.T) {
 			w.compare(t, &s)
 		})
 	}
+}
+
+// long is a list of so many addresses and prefixes of nobody's that its sets
+// are made in another way, and of some that are somebody's.
+func long(list string) string {
+	var b strings.Builder
+	b.WriteString(list)
+	for i := range manyRanges {
+		fmt.Fprintf(&b, ",10.%d.%d.%d,2001:db8:ffff:%x::%x", i%7, i/7%256, 2*(i%100)+1, i, i)
+		if i%64 == 0 {
+			fmt.Fprintf(&b, ",172.16.%d.0/24,2001:db8:fffe:%x::/64", i/64, i)
+		}
+	}
+	return b.String()
 }
 
 // compare raises a silent fence and looks which flows stand still.

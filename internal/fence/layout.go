@@ -201,8 +201,10 @@ func (l *layout) flow() nft.Key {
 		nft.CTDst(l.family, nft.Original), nft.CTProtoDst(nft.Original)}
 }
 
-// entry is the key of the very entry, of which there can be another later.
-func (l *layout) entry() nft.Key { return append(nft.Key{nft.CTID}, l.flow()...) }
+// entry is the key of the very entry, of which there can be another later. The
+// protocol would be a sixth part, and nft(8) can list no more than five; entries
+// of two protocols with the same addresses, numbers and ID are a matter of 2^-32.
+func (l *layout) entry() nft.Key { return append(nft.Key{nft.CTID}, l.flow()[1:]...) }
 
 // turned is the flow's reply tuple, turned round: what a socket of this host
 // takes for its peer and itself, whatever NAT does on the way.
@@ -211,8 +213,8 @@ func (l *layout) turned() nft.Key {
 		nft.CTSrc(l.family, nft.Reply), nft.CTProtoSrc(nft.Reply)}
 }
 
-// spoken is the key of an end with the number that it expects next.
-func (l *layout) spoken() nft.Key { return append(l.packet(), nft.TCPAck) }
+// spoken is the key of an end of TCP with the number that it expects next.
+func (l *layout) spoken() nft.Key { return append(l.packet()[1:], nft.TCPAck) }
 
 // packet is the key of a packet's own header, for packets without a flow.
 func (l *layout) packet() nft.Key {

@@ -159,7 +159,7 @@ var (
 	DstPort  = Payload("th dport", TransportHeader, 2, TypePort)
 	TCPFlags = Payload("tcp flags", TransportHeader, 13, TypeTCPFlag)
 	TCPSeq   = Payload("tcp sequence", TransportHeader, 4, TypeInteger)
-	TCPAck   = Payload("tcp ackseq", TransportHeader, 8, TypeInteger)
+	TCPAck   = Payload("tcp ackseq", TransportHeader, 8, TypeMark) // in sets nft(8) needs a type with a length
 )
 
 // Src is the packet's source address.

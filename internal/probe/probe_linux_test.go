@@ -65,7 +65,8 @@ func TestKinds(t *testing.T) {
 func TestOutputDrop(t *testing.T) {
 	s := newSite(t)
 	s.refuse(t)
-	for w, packets := range map[probe.Way]int{probe.Forwarded: 0, probe.Routed: 4} {
+	for _, w := range []probe.Way{probe.Forwarded, probe.Routed} {
+		packets := map[probe.Way]int{probe.Forwarded: 0, probe.Routed: 4}[w]
 		p := s.prober(t)
 		arrive(t, s, p, w)
 		if !p.PastRules() {

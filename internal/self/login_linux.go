@@ -12,26 +12,19 @@ import (
 
 // login is a record of who came to a terminal.
 type login struct {
-	line   string // the terminal, such as pts/0
-	leader int    // the process that let the user in
-	host   string // where the user came from: an address or a name
+	line string // the terminal, such as pts/0
+	host string // where the user came from: an address or a name
 }
 
-// logins takes the records of the known terminals down: what the process that
-// let the user in holds, and from where the user came. The latter anyone may
-// read, and each connection from there is taken to be meant.
-func (s *search) logins(all map[int]process) {
-	find := func(pid int) (process, bool) {
-		p, ok := all[pid]
-		return p, ok
-	}
+// logins takes down from where the users of the known terminals came. Anyone
+// may read that. Each connection from there is taken to be meant.
+func (s *search) logins() {
 	utmp, _ := os.ReadFile("/run/utmp")
 	for _, l := range append(parseUtmp(utmp), logindSessions("/run/systemd/sessions")...) {
 		terminal, ok := pseudoTerminal(l.line)
 		if !ok || !s.terminals[terminal] {
 			continue
 		}
-		s.climb(l.leader, find)
 		if host, err := netip.ParseAddr(l.host); err == nil {
 			s.hosts[plain(host)] = true
 		}
@@ -41,11 +34,11 @@ func (s *search) logins(all map[int]process) {
 // parseUtmp reads utmp(5), as the C library of GNU lays it out.
 func parseUtmp(b []byte) []login {
 	const (
-		user            = 7          // USER_PROCESS
-		pid, line, host = 4, 8, 76   // ut_pid, ut_line, ut_host
-		lineEnd         = line + 32  // UT_LINESIZE
-		hostEnd         = host + 256 // UT_HOSTSIZE
-		usual, long     = 384, 400   // where ut_session and ut_tv have 32 bits, and 64
+		user        = 7          // USER_PROCESS
+		line, host  = 8, 76      // ut_line, ut_host
+		lineEnd     = line + 32  // UT_LINESIZE
+		hostEnd     = host + 256 // UT_HOSTSIZE
+		usual, long = 384, 400   // where ut_session and ut_tv have 32 bits, and 64
 	)
 	size := usual
 	if len(b)%usual != 0 && len(b)%long == 0 {
@@ -54,7 +47,7 @@ func parseUtmp(b []byte) []login {
 	var out []login
 	for ; len(b) >= size; b = b[size:] {
 		if binary.NativeEndian.Uint16(b) == user {
-			out = append(out, login{text(b[line:lineEnd]), int(binary.NativeEndian.Uint32(b[pid:])), text(b[host:hostEnd])})
+			out = append(out, login{text(b[line:lineEnd]), text(b[host:hostEnd])})
 		}
 	}
 	return out
@@ -92,8 +85,6 @@ func parseSession(s string) login {
 			l.line = value
 		case "REMOTE_HOST":
 			l.host = value
-		case "LEADER":
-			l.leader, _ = strconv.Atoi(value) // 0, which no process has, for none
 		}
 	}
 	return l

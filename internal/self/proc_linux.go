@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -151,28 +150,58 @@ func pseudoTerminal(name string) (int, bool) {
 	return n, err == nil
 }
 
-// owner is the user whose rights a process has; root for one that hides.
-func owner(pid int) (uid uint64, ok bool) {
-	info, err := os.Stat(file(pid, ""))
-	if err != nil {
-		return 0, false
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, false
-	}
-	return uint64(stat.Uid), true
+// elsewhere tells whether a process is known to be in another namespace of
+// processes, such as a container: its terminals have numbers of their own.
+func elsewhere(pid int) bool {
+	own, err := os.Readlink("/proc/self/ns/pid")
+	space, err2 := os.Readlink(file(pid, "ns/pid"))
+	return err == nil && err2 == nil && space != own
 }
 
-// callers are the users that the caller is or was: now, before sudo, and at
-// the login, if that is recorded.
-func callers() map[uint64]bool {
-	users := map[uint64]bool{uint64(os.Getuid()): true}
+// readUsers returns the user who started a process and the one whose rights
+// it has. The owner of its directory would not do: that is root for any
+// process that wants to hide.
+func readUsers(pid int) (started, rights uint32, ok bool) {
+	b, err := os.ReadFile(file(pid, "status"))
+	if err != nil {
+		return 0, 0, false
+	}
+	return parseUsers(b)
+}
+
+// parseUsers reads proc_pid_status(5).
+func parseUsers(status []byte) (started, rights uint32, ok bool) {
+	// The name, which may hold anything, stands before it with its line ends escaped.
+	for line := range bytes.Lines(status) {
+		ids, ok := bytes.CutPrefix(line, []byte("Uid:"))
+		if !ok {
+			continue
+		}
+		w := bytes.Fields(ids) // real, effective, saved, of files
+		if len(w) != 4 {
+			break
+		}
+		r, err := strconv.ParseUint(string(w[0]), 10, 32)
+		e, err2 := strconv.ParseUint(string(w[1]), 10, 32)
+		return uint32(r), uint32(e), err == nil && err2 == nil
+	}
+	return 0, 0, false
+}
+
+// callers are root and the users that the caller is or was: now, before sudo,
+// at the login, if that is recorded, and as its ancestors.
+func callers(ancestors map[int]bool) map[uint32]bool {
+	users := map[uint32]bool{0: true, uint32(os.Getuid()): true}
 	login, _ := os.ReadFile("/proc/self/loginuid")
 	for _, s := range []string{os.Getenv("SUDO_UID"), string(bytes.TrimSpace(login))} {
 		const unset = 1<<32 - 1 // INVALID_UID
 		if uid, err := strconv.ParseUint(s, 10, 32); err == nil && uid != unset {
-			users[uid] = true
+			users[uint32(uid)] = true
+		}
+	}
+	for pid := range ancestors {
+		if started, rights, ok := readUsers(pid); ok {
+			users[started], users[rights] = true, true
 		}
 	}
 	return users

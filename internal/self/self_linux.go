@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"flowcut/conntrack"
@@ -24,18 +25,20 @@ import (
 // there is none either, all SSH sessions of the caller's user count: one too
 // many is better than one too few.
 //
+// Whatever anybody may write, such as a variable, counts only for a connection
+// that a socket has here, one of root or of the caller's users, and only if it
+// was found with these users or an ancestor. So nobody else can have a
+// connection of his own left alone.
+//
 // Nothing is an error. What the caller may not read is passed over, and none
 // is right for what a daemon started. Not found are sockets of UDP, such as
 // mosh's, and connections that end in a process that is no ancestor and owns
 // no terminal, such as those of consoles in a browser.
 func Sessions() []conntrack.Tuple {
-	s := search{
-		visited: map[int]bool{}, terminals: map[int]bool{}, hosts: map[netip.Addr]bool{},
-		inodes: map[uint64]bool{}, spaces: map[string]int{"": os.Getpid()},
-		found: map[conntrack.Tuple]bool{},
-	}
+	s := newSearch()
 	s.connection(os.Getenv(variable))
-	s.climb(os.Getpid(), readProcess)
+	s.climb(os.Getpid(), readProcess, everyone)
+	s.users = callers(s.visited)
 	held := s.sockets()
 	own, _ := readProcess(os.Getpid())
 	if own.terminal >= 0 {
@@ -50,7 +53,7 @@ func Sessions() []conntrack.Tuple {
 	if s.sockets() {
 		return s.tuples()
 	}
-	s.logins(all)
+	s.logins()
 	if !s.sockets() {
 		s.sameUser(all)
 		s.sockets()
@@ -60,12 +63,23 @@ func Sessions() []conntrack.Tuple {
 
 // search is what has been found so far.
 type search struct {
-	visited   map[int]bool        // processes that were asked for all they have
-	terminals map[int]bool        // pseudo terminals: those of the caller and its ancestors
-	hosts     map[netip.Addr]bool // that somebody logged in from at these terminals
-	inodes    map[uint64]bool     // sockets of visited processes
-	spaces    map[string]int      // network namespaces of visited processes, with one of these
+	visited   map[int]bool             // processes that were asked for all they have
+	users     map[uint32]bool          // that the caller is or was, and root
+	terminals map[int]bool             // pseudo terminals: those of the caller and its ancestors
+	hosts     map[netip.Addr]bool      // that somebody logged in from at these terminals
+	claims    map[conntrack.Tuple]bool // what variables name, to be found among the sockets
+	inodes    map[uint64]bool          // sockets of visited processes
+	spaces    map[string]int           // network namespaces of visited processes, with one of these
+	seen      bool                     // a table of sockets could be read
 	found     map[conntrack.Tuple]bool
+}
+
+func newSearch() *search {
+	return &search{
+		visited: map[int]bool{}, terminals: map[int]bool{}, hosts: map[netip.Addr]bool{},
+		claims: map[conntrack.Tuple]bool{}, inodes: map[uint64]bool{},
+		spaces: map[string]int{"": os.Getpid()}, found: map[conntrack.Tuple]bool{},
+	}
 }
 
 // alone tells whether no terminal is known but the given one, which may be -1.
@@ -73,28 +87,52 @@ func (s *search) alone(terminal int) bool {
 	return len(s.terminals) == 0 || len(s.terminals) == 1 && s.terminals[terminal]
 }
 
+// tuples are the connections found. Where no table of sockets can be read,
+// that is without /proc, the caller's own variable is all there is.
 func (s *search) tuples() []conntrack.Tuple {
-	var out []conntrack.Tuple
-	for t := range maps.Keys(s.found) {
-		out = append(out, t)
+	if !s.seen {
+		maps.Copy(s.found, s.claims)
 	}
-	return out
+	return slices.Collect(maps.Keys(s.found))
 }
 
 // lookup finds a process by its ID.
 type lookup func(pid int) (process, bool)
 
-// climb visits a process and its ancestors, but not process 1, the start of
-// everything, nor what is outside this namespace of processes.
-func (s *search) climb(pid int, find lookup) {
-	for pid > 1 && !s.visited[pid] {
-		s.visit(pid)
+func in(all map[int]process) lookup {
+	return func(pid int) (process, bool) {
+		p, ok := all[pid]
+		return p, ok
+	}
+}
+
+// climb visits a process and its ancestors as far as they may be believed, but
+// not process 1, the start of everything, nor what is outside this namespace
+// of processes.
+func (s *search) climb(pid int, find lookup, believed func(pid int) bool) {
+	for range 1 << 16 { // parents that are read one after the other could make a ring
+		if pid <= 1 || s.visited[pid] {
+			return
+		}
+		if believed(pid) {
+			s.visit(pid)
+		}
 		p, ok := find(pid)
 		if !ok {
 			return
 		}
 		pid = p.parent
 	}
+}
+
+// everyone believes all: what ancestors do, the caller does.
+func everyone(int) bool { return true }
+
+// known believes those who run as users of the caller or as root, and were
+// started by them.
+func (s *search) known(pid int) bool {
+	real, effective, ok := readUsers(pid)
+	return ok && s.users[real] && s.users[effective]
 }
 
 // visit notes the connections and terminals that a process has.
@@ -118,45 +156,40 @@ func (s *search) visit(pid int) {
 // server is no descendant of them, but it holds their terminals. Processes at
 // a terminal may have connections of any kind; through those of the ancestors
 // that have another terminal or none, such as sshd, somebody sits there. These
-// may be in a multiplexer in turn.
+// may be in a multiplexer in turn. Whoever sits there, his own processes count
+// only if he is a user of the caller: su gives a terminal to others, too.
 func (s *search) attached(all map[int]process) {
-	find := func(pid int) (process, bool) {
-		p, ok := all[pid]
-		return p, ok
-	}
 	asked := map[int]bool{}
-	for known := -1; known < len(s.terminals); {
-		known = len(s.terminals)
+	for before := -1; before < len(s.terminals); {
+		before = len(s.terminals)
 		for _, p := range all {
-			if !s.terminals[p.terminal] || asked[p.pid] {
+			if !s.terminals[p.terminal] || asked[p.pid] || elsewhere(p.pid) {
 				continue
 			}
 			asked[p.pid] = true
-			s.connection(environment(p.pid))
+			if s.known(p.pid) {
+				s.connection(environment(p.pid))
+			}
 			if parent, ok := all[p.parent]; ok && parent.terminal != p.terminal {
-				s.climb(parent.pid, find)
+				s.climb(parent.pid, in(all), s.known)
 			}
 		}
 	}
 }
 
-// sameUser visits the SSH sessions of the user that the caller is or was.
-// Only the child of a session that was authenticated is another program.
+// sameUser visits the SSH sessions of the users that the caller is or was.
+// Only the child of a session that was authenticated is another program. Its
+// name anybody may take, so whose they are is looked at, too.
 func (s *search) sameUser(all map[int]process) {
-	users := callers()
-	for pid := range s.visited {
-		if uid, ok := owner(pid); ok {
-			users[uid] = true
-		}
-	}
 	for _, p := range all {
-		parent, ok := all[p.parent]
-		if !ok || !parent.sshd() || p.sshd() {
+		server, ok := all[p.parent]
+		if !ok || !server.sshd() || p.sshd() || elsewhere(p.pid) || !s.known(p.pid) || !s.known(server.pid) {
 			continue
 		}
-		if uid, ok := owner(p.pid); ok && users[uid] {
-			s.visit(parent.pid)
-			s.visit(parent.parent) // holds the connection as well, where privileges are separated
+		s.visit(server.pid)
+		// Where privileges are separated, its parent holds the connection as well.
+		if above, ok := all[server.parent]; ok && above.sshd() && s.known(above.pid) {
+			s.visit(above.pid)
 		}
 	}
 }
@@ -164,7 +197,7 @@ func (s *search) sameUser(all map[int]process) {
 // variable is set by SSH servers in the environment of a session.
 const variable = "SSH_CONNECTION"
 
-// connection notes what the variable says: the client's address and port,
+// connection notes what the variable claims: the client's address and port,
 // then the server's.
 func (s *search) connection(value string) {
 	w := strings.Fields(value)
@@ -177,17 +210,17 @@ func (s *search) connection(value string) {
 	}
 	server, err := netip.ParseAddrPort(net.JoinHostPort(w[2], w[3]))
 	if err == nil {
-		s.add(client, server)
+		s.claims[tuple(client, server)] = true
 	}
 }
 
-// add notes a connection as conntrack names it.
-func (s *search) add(peer, local netip.AddrPort) {
-	s.found[conntrack.Tuple{
+// tuple is a connection as conntrack names it.
+func tuple(peer, local netip.AddrPort) conntrack.Tuple {
+	return conntrack.Tuple{
 		Proto: conntrack.ProtoTCP,
 		Src:   plain(peer.Addr()), SrcPort: peer.Port(),
 		Dst: plain(local.Addr()), DstPort: local.Port(),
-	}] = true
+	}
 }
 
 // plain is an address without what packets do not carry.

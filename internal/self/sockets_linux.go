@@ -5,16 +5,18 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"io"
 	"net/netip"
 	"os"
 	"strconv"
 )
 
 // sockets notes the connections of the sockets and hosts that are known, and
-// tells whether there were any. It reads text of /proc: that needs neither a
-// privilege nor a kernel module, and shows any namespace that has a process.
+// tells whether there were any. It notes those that variables claim as well.
+// It reads text of /proc: that needs neither a privilege nor a kernel module,
+// and shows any namespace that has a process.
 func (s *search) sockets() (any bool) {
-	if len(s.inodes) == 0 && len(s.hosts) == 0 {
+	if len(s.inodes) == 0 && len(s.hosts) == 0 && len(s.claims) == 0 {
 		return false
 	}
 	read := map[string]bool{}
@@ -26,58 +28,73 @@ func (s *search) sockets() (any bool) {
 			continue
 		}
 		read[space] = true
-		for _, table := range []string{"net/tcp", "net/tcp6"} {
-			any = s.table(file(pid, table)) || any
+		for _, name := range []string{"net/tcp", "net/tcp6"} {
+			if f, err := os.Open(file(pid, name)); err == nil {
+				any = s.table(f) || any
+				_ = f.Close()
+			}
 		}
 	}
 	return any
 }
 
 // table reads one of proc_net(5)'s tables.
-func (s *search) table(path string) (any bool) {
-	f, err := os.Open(path)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = f.Close() }()
-	lines := bufio.NewScanner(f)
+func (s *search) table(r io.Reader) (any bool) {
+	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		local, peer, inode := fields(lines.Bytes())
-		n, err := strconv.ParseUint(string(inode), 10, 64)
-		if err != nil || n == 0 { // the heading, or a connection without a socket
+		s.seen = true
+		c, ok := parseSocket(lines.Bytes())
+		if !ok {
 			continue
 		}
-		if !s.inodes[n] && len(s.hosts) == 0 {
+		held := s.inodes[c.inode]
+		if !held && (len(s.hosts) == 0 && len(s.claims) == 0 || !s.users[c.user]) {
 			continue
 		}
-		to, ok := parseEnd(local)
-		from, ok2 := parseEnd(peer)
-		if !ok || !ok2 || from.Port() == 0 { // one that listens has no peer
-			continue
+		t := tuple(c.peer, c.local)
+		held = held || s.hosts[t.Src]
+		if held || s.claims[t] {
+			s.found[t] = true
 		}
-		if s.inodes[n] || s.hosts[plain(from.Addr())] {
-			s.add(from, to)
-			any = true
-		}
+		any = any || held
 	}
 	return any
 }
 
-// fields returns those of a line that are of interest.
-func fields(line []byte) (local, peer, inode []byte) {
-	n := 0 // sl, local_address, rem_address, st, queues, tr, retrnsmt, uid, timeout, inode
+// socket is one that has a peer.
+type socket struct {
+	local, peer netip.AddrPort
+	user        uint32 // who made it, for a connection that was accepted the server
+	inode       uint64
+}
+
+// parseSocket reads a line. It returns false for the heading, for sockets that
+// listen, and for connections that have lost their socket.
+func parseSocket(line []byte) (c socket, ok bool) {
+	const local, peer, user, inode = 1, 2, 7, 9 // sl, local_address, rem_address, st, queues, tr, retrnsmt, uid, timeout, inode
+	n := 0
 	for f := range bytes.FieldsSeq(line) {
+		good := true
 		switch n {
-		case 1:
-			local = f
-		case 2:
-			peer = f
-		case 9:
-			return local, peer, f
+		case local:
+			c.local, good = parseEnd(f)
+		case peer:
+			c.peer, good = parseEnd(f)
+			good = good && c.peer.Port() != 0
+		case user:
+			u, err := strconv.ParseUint(string(f), 10, 32)
+			c.user, good = uint32(u), err == nil
+		case inode:
+			i, err := strconv.ParseUint(string(f), 10, 64)
+			c.inode = i
+			return c, err == nil && i != 0
+		}
+		if !good {
+			return c, false
 		}
 		n++
 	}
-	return nil, nil, nil
+	return c, false
 }
 
 // parseEnd reads an address and a port: words of 32 bits as they are in
