@@ -262,8 +262,14 @@ func (c *trial) checkAgain() {
 	}
 }
 
-// againMeant tells whether the selector means the new connections, too, as far
-// as that is known before they are made.
+// againMeant tells whether the selector may mean the new connections, too, as
+// far as that is known before they are made.
 func (c *trial) againMeant() bool {
-	return c.again != nil && c.template(&c.s.Groups[0]).view().meets(c.s.Select)
+	var known []Condition
+	for _, x := range c.s.Select {
+		if !x.chosen {
+			known = append(known, x)
+		}
+	}
+	return c.again != nil && c.template(&c.s.Groups[0]).view().meets(known)
 }
