@@ -137,7 +137,13 @@ func wait(ctx context.Context, d time.Duration) error {
 // readDead takes down the ends that the fence has heard to be dead, and where
 // it matters whether they had been told.
 func (c *cutting) readDead() error {
-	if err := c.each(fence.Dead, func(m *member, i int) { m.dead[i] = true }); err != nil {
+	err := c.each(fence.Dead, func(m *member, i int) {
+		if i == 1 && !m.dead[i] {
+			c.takeBack(m)
+		}
+		m.dead[i] = true
+	})
+	if err != nil {
 		return err
 	}
 	n := c.members.unconfirmed()
@@ -150,6 +156,19 @@ func (c *cutting) readDead() error {
 		return nil
 	}
 	return c.readReborn()
+}
+
+// takeBack ends what a listening responder has begun on our SYN, where the
+// kernel's reset for its SYN-ACK may not get there: it would wait for a minute
+// for the end of the handshake, and many such crowd out its clients.
+func (c *cutting) takeBack(m *member) {
+	t := target(m, 1)
+	if !m.asked && len(c.prober.Ways(t)) == 1 {
+		return
+	}
+	for _, way := range []probe.Way{probe.Routed, probe.Forwarded} {
+		_ = c.prober.Reset(t, way, c.fence.Numbers().ISN+1) // one without such a connection ignores it
+	}
 }
 
 // readReborn takes down the originators that have begun a new connection on
@@ -274,7 +293,9 @@ func (c *cutting) probe(r round, m *member, i int) error {
 		// has seen: of two halves of all numbers one gets through.
 		return c.prober.SynAck(t, r.way, c.fence.Numbers().Ack^c.half)
 	}
-	return c.prober.Syn(t, r.way, c.fence.Numbers().ISN)
+	err := c.prober.Syn(t, r.way, c.fence.Numbers().ISN)
+	m.asked = m.asked || err == nil && c.prober.PastRules()
+	return err
 }
 
 // tellRest sends the ends of flows that are not TCP a port unreachable.

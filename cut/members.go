@@ -23,6 +23,7 @@ type member struct {
 	told    [2]bool // a reset of ours left for them: they had spoken
 	reset   [2]bool // one of those that we send ourselves
 
+	asked     bool            // a SYN of ours left for the responder past all rules
 	unreached [2]bool         // a port unreachable of ours left past all rules
 	flow      *conntrack.Flow // with Options.Flows alone
 }

@@ -189,6 +189,11 @@ func flags(mask, v byte) nft.Compare {
 	return nft.Compare{Op: nft.TCPFlags, Mask: []byte{mask}, Value: []byte{v}}
 }
 
+// pastHooks holds for packets whose resets no hook sees: what came in by a
+// bridge the kernel answers by the port, as long as bridges call these rules
+// (nf_send_reset). Resets are not answered.
+var pastHooks = []nft.Statement{flags(rst, 0), nft.Equal(nft.MetaIIFKind, nft.Name("bridge"))}
+
 var (
 	resets  = flags(rst, rst)
 	pureSYN = flags(fin|syn|rst|ack, syn)
@@ -270,6 +275,7 @@ func (l *layout) stop(count string) []nft.Rule {
 	return []nft.Rule{
 		l.born(),
 		rule(nft.Jump(chainSpoke)),
+		rule(tcp, pastHooks, nft.AddTo{Key: l.packet(), Set: setReset}),
 		nft.NewRule(count, tcp, nft.Counter, nft.Reset),
 		nft.NewRule(count, nft.Counter, nft.Unreachable(l.family)),
 	}
@@ -394,6 +400,7 @@ func (l *layout) guard(size uint32) (sets []*nft.Set, chains []*nft.Chain) {
 	return sets, []*nft.Chain{
 		{Name: chainSpoke, Rules: []nft.Rule{
 			rule(tcp, flags(syn|rst|ack, ack), isCut(l.packet()), nft.AddTo{Key: l.spoken(), Set: setSpoke, Timeout: spokeFor}),
+			rule(tcp, pastHooks, isCut(l.packet()), nft.AddTo{Key: l.packet(), Set: setResetCut}),
 		}},
 		{Name: chainAnswers, Rules: l.answers()},
 		{Name: chainTold, Rules: l.told(setResetCut, setUnreachCut, isCut)},

@@ -99,7 +99,7 @@ type GatewayKind struct {
 
 // part is what a kind decides about a gateway, as bits. Kinds with a bit in
 // common do not go together.
-type part uint8
+type part uint16
 
 const (
 	partOutput part = 1 << iota
@@ -110,6 +110,7 @@ const (
 	partFamilies
 	partCrowd
 	partNAT
+	partHosts
 )
 
 // GatewayKinds are all kinds of gateways. Each is a setting of [Config]; those
@@ -131,14 +132,14 @@ var GatewayKinds = []GatewayKind{
 	{"zone-original", func(c *Config) { c.Zoned = ZoneOriginal }, partZones},
 	{"zones", func(c *Config) { c.Zoned = ZoneEveryClient }, partZones},
 	{"twins", func(c *Config) { c.Twins = true }, partZones | partRoutes | partNAT | partInput},
-	{"bridge", func(c *Config) { c.Bridged = BridgeAddressed }, partRoutes | partDevices | partZones | partNAT | partInput},
-	{"bridge-bare", func(c *Config) { c.Bridged = BridgeBare }, partRoutes | partDevices | partZones | partNAT | partInput},
+	{"bridge", func(c *Config) { c.Bridged = BridgeAddressed }, partRoutes | partDevices | partZones | partNAT | partInput | partHosts},
+	{"bridge-bare", func(c *Config) { c.Bridged = BridgeBare }, partRoutes | partDevices | partZones | partNAT | partInput | partHosts},
 	{"bridge-devices", func(c *Config) { c.Devices = BridgeDevices }, partDevices},
 	{"macvlan-devices", func(c *Config) { c.Devices = MacvlanDevices }, partDevices},
 	{"ipv4-only", func(c *Config) { c.IPv4Only = true }, partFamilies},
 	{"crowd", func(c *Config) { c.Crowd = CrowdAccepting }, partCrowd},
 	{"crowd-dropping", func(c *Config) { c.Crowd = CrowdDropping }, partCrowd},
-	{"routers", func(c *Config) { c.Routers = true }, 0},
+	{"routers", func(c *Config) { c.Routers = true }, partHosts},
 	{"snat", func(c *Config) { c.SNAT = true }, partNAT},
 }
 

@@ -58,6 +58,11 @@ func (h *Host) Queue(num uint16) (*Queue, error) {
 		return nil, fmt.Errorf("lab: %s: open queue %d: %w", h.Name, num, err)
 	}
 	q := &Queue{host: h, num: num, conn: conn}
+	const room = 64 << 20 // the kernel drops packets that find none
+	if err := conn.SetReadBuffer(room); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("lab: %s: queue %d: %w", h.Name, num, err)
+	}
 	params := append(binary.BigEndian.AppendUint32(nil, small), queueCopyPacket)
 	for _, a := range []netlink.Attribute{
 		{Type: queueConfigCommand, Data: []byte{queueBind, 0, 0, 0}},

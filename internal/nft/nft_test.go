@@ -59,6 +59,7 @@ func everything(f Family, addr netip.Addr) *Table {
 			NewRule("", Lookup{Key: Key{CTSrc(f, Reply)}, Set: "addrs"}, Bits(MetaMark, 0xff, 0x12), Goto("other")),
 			NewRule("", Equal(CTSrc(f, Original), addr.AsSlice()), Equal(MetaL4Proto, []byte{6}), Range{Op: CTProtoDst(Reply), From: Port(80), To: Port(90)}, Jump("other")),
 			NewRule("", Equal(MetaPriority, U32(7)), Equal(MetaIIFName, Name("lo")), Accept),
+			NewRule("", Equal(MetaIIFKind, Name("bridge")), Accept),
 		}},
 		{Name: "other"},
 		{Name: "raw", Hook: &Hook{"filter", Output, -300}, Rules: []Rule{NewRule("", Equal(MetaMark, U32(1)), Notrack)}},

@@ -116,11 +116,14 @@ func meta(name string, key uint32, typ Type) Operand {
 	}}
 }
 
+const metaIIFKind = 26 // NFT_META_IIFKIND
+
 // What the packet has besides its bytes.
 var (
 	MetaL4Proto  = meta("meta l4proto", unix.NFT_META_L4PROTO, TypeProto)
 	MetaMark     = meta("meta mark", unix.NFT_META_MARK, TypeMark)
 	MetaPriority = meta("meta priority", unix.NFT_META_PRIORITY, Type{23, 4})
+	MetaIIFKind  = meta("meta iifkind", metaIIFKind, Type{41, 16}) // such as "bridge"; Linux 5.0
 	MetaIIFName  = meta("iifname", unix.NFT_META_IIFNAME, Type{41, 16})
 	MetaOIFName  = meta("oifname", unix.NFT_META_OIFNAME, Type{41, 16})
 )

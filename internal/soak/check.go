@@ -64,7 +64,7 @@ func (c *trial) stays(f *flow, e *conntrack.Flow) bool {
 		return true
 	}
 	if e.Has&conntrack.AttrStart != 0 {
-		return e.Start.Before(c.cuts[0].start)
+		return e.Start.Before(c.began)
 	}
 	return e.ID == f.entry.ID
 }
@@ -121,12 +121,24 @@ func (c *trial) standing() (raised, lifted time.Time) {
 	return raised, lifted
 }
 
+// held returns the victims whose packets the guard stops until it is lifted.
+// Without a hold, and after a cut that was broken off, flows without a
+// handshake may have begun again by a packet that the ruleset lets pass.
+func (c *trial) held() []*flow {
+	var out []*flow
+	for _, f := range c.victims {
+		if f.tcp() || c.s.Hold != cut.None && !c.s.Disturb.kind().breaksOff {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // checkSilent: nothing reaches a victim from soon after the fence rose until
 // the guard is lifted, and nothing at all afterwards where it is final.
 func (c *trial) checkSilent() {
 	raised, lifted := c.standing()
-	held := c.s.Hold != cut.None || len(c.victims) == c.census().tcp
-	for i := 1; held && i < len(c.samples); i++ {
+	for i := 1; i < len(c.samples); i++ {
 		a, b := c.samples[i-1], c.samples[i]
 		if a.At.After(raised.Add(margin)) && b.At.Before(lifted) && a.Value != b.Value {
 			c.broken.add(Silent, "%d bytes received %v after the fence rose, %v before the guard was lifted", b.Value-a.Value, b.At.Sub(raised), lifted.Sub(b.At))
@@ -250,8 +262,14 @@ func (c *trial) checkAgain() {
 	}
 }
 
-// againMeant tells whether the selector means the new connections, too, as far
-// as that is known before they are made.
+// againMeant tells whether the selector may mean the new connections, too, as
+// far as that is known before they are made.
 func (c *trial) againMeant() bool {
-	return c.again != nil && c.template(&c.s.Groups[0]).view().meets(c.s.Select)
+	var known []Condition
+	for _, x := range c.s.Select {
+		if !x.chosen {
+			known = append(known, x)
+		}
+	}
+	return c.again != nil && c.template(&c.s.Groups[0]).view().meets(known)
 }

@@ -16,8 +16,9 @@ import (
 // Condition is one flag of a selector: its words, and what it means by what
 // the lab knows of a flow.
 type Condition struct {
-	Words []string
-	holds func(v *view) bool
+	Words  []string
+	holds  func(v *view) bool
+	chosen bool // it looks at what the kernel chooses, as a connection is made
 }
 
 // condition makes a condition; not negates it.
@@ -27,9 +28,9 @@ func condition(not bool, flag, value string, holds func(v *view) bool) Condition
 		word += "=" + value
 	}
 	if not {
-		return Condition{[]string{"!", word}, func(v *view) bool { return !holds(v) }}
+		return Condition{Words: []string{"!", word}, holds: func(v *view) bool { return !holds(v) }}
 	}
-	return Condition{[]string{word}, holds}
+	return Condition{Words: []string{word}, holds: holds}
 }
 
 // picker draws conditions that are true of one flow.
@@ -98,6 +99,12 @@ func conditions(p picker, mayBeAll bool) (list []Condition, all bool) {
 
 func some(c Condition) *Condition { return &c }
 
+// chosen marks a condition that looks at what the kernel chooses.
+func chosen(c Condition) *Condition {
+	c.chosen = true
+	return &c
+}
+
 func (p picker) family() *Condition {
 	v6 := p.of.orig.Src.Is6()
 	return some(condition(false, "family", map[bool]string{false: "ipv4", true: "ipv6"}[v6],
@@ -134,7 +141,11 @@ func (p picker) replyPort() *Condition {
 }
 
 func (p picker) replyDstPort() *Condition {
-	return p.port("reply-port-dst", func(v *view) uint16 { return v.reply.DstPort })
+	c := p.port("reply-port-dst", func(v *view) uint16 { return v.reply.DstPort })
+	if c != nil {
+		c.chosen = true
+	}
+	return c
 }
 
 // srcPort means some of the connections of a group whose source ports are in a row.
@@ -144,7 +155,7 @@ func (p picker) srcPort() *Condition {
 	}
 	from := p.of.orig.SrcPort
 	to := from + uint16(p.IntN(20))
-	return some(condition(false, "orig-port-src", fmt.Sprintf("%d-%d", from, max(from, to)),
+	return chosen(condition(false, "orig-port-src", fmt.Sprintf("%d-%d", from, max(from, to)),
 		func(v *view) bool {
 			return v.orig.HasPorts() && from <= v.orig.SrcPort && v.orig.SrcPort <= max(from, to)
 		}))
@@ -164,8 +175,8 @@ func (p picker) port(flag string, of func(*view) uint16) *Condition {
 	}
 	if p.IntN(5) == 0 { // another one, negated
 		other := n ^ 1
-		return some(Condition{[]string{"!", fmt.Sprintf("--%s=%d", flag, other)},
-			func(v *view) bool { return v.orig.HasPorts() && of(v) != other }})
+		return some(Condition{Words: []string{"!", fmt.Sprintf("--%s=%d", flag, other)},
+			holds: func(v *view) bool { return v.orig.HasPorts() && of(v) != other }})
 	}
 	return some(condition(false, flag, text, func(v *view) bool { return v.orig.HasPorts() && from <= of(v) && of(v) <= to }))
 }
@@ -234,7 +245,7 @@ func (p picker) state() *Condition {
 
 func (p picker) pickedUp() *Condition {
 	want := p.of.pickedUp
-	return some(condition(false, "picked-up", map[bool]string{true: "yes", false: "no"}[want],
+	return chosen(condition(false, "picked-up", map[bool]string{true: "yes", false: "no"}[want],
 		func(v *view) bool { return v.pickedUp == want }))
 }
 
@@ -256,7 +267,7 @@ func (p picker) id() *Condition {
 	if len(texts) == 0 {
 		return nil
 	}
-	return some(condition(not, "id", strings.Join(texts, ","), func(v *view) bool { return ids[v.id] }))
+	return chosen(condition(not, "id", strings.Join(texts, ","), func(v *view) bool { return ids[v.id] }))
 }
 
 func (p picker) zone() *Condition {

@@ -88,7 +88,7 @@ func (d *drawer) group(n int) Group {
 		}
 		t.draw(d, &g)
 		if isTCP(&g) && g.Kind != lab.Control && d.IntN(3) == 0 {
-			g.First = uint16(20000 + 1000*n)
+			g.First = first(n)
 		}
 		g.Port = d.port(c, &g)
 		d.twin(n, &g)
@@ -96,10 +96,13 @@ func (d *drawer) group(n int) Group {
 	}
 }
 
+// first is the first source port of a group that has its own.
+func first(n int) uint16 { return uint16(20000 + 1000*n) }
+
 // twin makes a group the like of the one before in the other zone, where the
 // gateway has two networks with the same addresses.
 func (d *drawer) twin(n int, g *Group) {
-	if d.kind.config.Twins && n > 0 && d.s.Groups[n-1].First != 0 && d.IntN(2) == 0 {
+	if d.kind.config.Twins && n > 0 && d.s.Groups[n-1].First == first(n-1) && d.IntN(2) == 0 {
 		*g = d.s.Groups[n-1]
 		g.From, g.To = 1-g.From, 1-g.To
 	}

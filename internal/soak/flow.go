@@ -161,12 +161,14 @@ func (c *trial) reachable(f *flow) lab.Ends {
 	return out
 }
 
-// tellable returns those of the reachable ends that can be told: what the
-// gateway's own output rules keep from its own ends, nothing else can bring.
+// tellable returns those of the reachable ends that can be told: where the
+// gateway's rules keep its own raw packets from its own ends, these only hear
+// of it if they speak.
 func (c *trial) tellable(f *flow) lab.Ends {
 	var out lab.Ends
 	for _, e := range c.reachable(f) {
-		if !c.gateways(f, e) || c.gateway.config.Output == lab.OutputOpen {
+		k := &c.gateway.config
+		if !c.gateways(f, e) || k.Output == lab.OutputOpen && !k.InputDrop && k.Crowd != lab.CrowdDropping {
 			out = append(out, e)
 		}
 	}

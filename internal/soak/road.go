@@ -62,7 +62,10 @@ var courses = []course{
 	}},
 	{FromGateway, middle, inside, 5200, 1, (*gateway).calls},
 	{Redirected, outside, middle, 5400, 1, func(k *gateway, g *Group) bool {
-		return k.translates(g.V6) && isTCP(g) && k.config.Output != lab.OutputDrop
+		// What the gateway answers has no mark when its way is looked for.
+		c := &k.config
+		back := g.From == 0 || c.Uplinks == lab.MainTable || c.Uplinks == lab.BySource
+		return k.translates(g.V6) && isTCP(g) && g.Kind != lab.Control && c.Output != lab.OutputDrop && back
 	}},
 	{Loopback, middle, middle, 5300, 1, (*gateway).calls},
 }

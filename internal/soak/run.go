@@ -103,6 +103,7 @@ type trial struct {
 	vanished map[*lab.Host]bool
 	rules    string // before the cut
 	cuts     []*cutRun
+	began    time.Time // the first cut, also if it was broken off
 	exit     time.Time
 	samples  []lab.Sample // of what victims have received
 }
@@ -142,7 +143,8 @@ func (c *trial) run(ctx context.Context) (err error) {
 	if c.rules, err = c.ruleset(ctx); err != nil {
 		return err
 	}
-	sampler := c.net.Sample(2*time.Millisecond, endsOf(c.victims).Received)
+	c.began = time.Now()
+	sampler := c.net.Sample(2*time.Millisecond, endsOf(c.held()).Received)
 	if c.s.Disturb.kind().breaksOff {
 		if err := c.breakOff(ctx); err != nil {
 			return err
@@ -266,7 +268,7 @@ func (c *trial) cut(ctx context.Context, may bool) (*cutRun, error) {
 	o := cut.Options{
 		NetNS: c.net.Gateway.NS.Fd(), All: c.s.All, Max: c.max(), NoMirror: c.s.NoMirror, NoRelated: c.s.NoRelated,
 		Settle: c.s.Settle, Hold: c.s.Hold, Timeout: cutTimeout,
-		Silent: c.s.Kick == KickSilent, NoKick: c.s.Kick == KickNone, AcceptSilent: c.s.Accept,
+		Silent: c.s.Kick == KickSilent, NoKick: c.s.Kick == KickNone, AcceptSilent: c.s.Accept, Flows: true,
 	}
 	var err error
 	if o.Selector, err = selector.Parse(words(c.s.Select)); err != nil {
