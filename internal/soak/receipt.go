@@ -92,17 +92,20 @@ func (c *trial) checkReceipt(run *cutRun) {
 	if c.gateway.reaches() {
 		c.checkEnds(&e, &want, kicked, is)
 	}
-	c.checkFlows(r, kicked && c.gateway.reaches())
+	c.checkFlows(r, kicked && c.gateway.reaches(), more)
 }
 
 // checkFlows: the receipt lists the flows as they are.
-func (c *trial) checkFlows(r *cut.Receipt, kicked bool) {
+func (c *trial) checkFlows(r *cut.Receipt, kicked, more bool) {
 	victims := map[conntrack.Key]*flow{}
 	for _, f := range c.victims {
 		victims[f.entry.Key()] = f
 	}
 	for _, x := range r.Flow {
 		f := victims[x.Flow.Key()]
+		if f == nil && x.Outcome != cut.Spared && !more {
+			c.broken.add(Proven, "nobody asked for %+v", x.Flow)
+		}
 		if f == nil || !f.tcp() || !kicked || c.shared(f) {
 			continue
 		}
