@@ -26,7 +26,7 @@ type site struct {
 	others  []*flow
 	// Flows that hosts and bridges have for themselves, such as IGMP's.
 	strangers []view
-	again   *lab.Reconnecting
+	again     *lab.Reconnecting
 
 	broken broken
 }
