@@ -74,7 +74,7 @@ func (c *trial) stays(f *flow, e *conntrack.Flow) bool {
 
 // checkRefused: nothing was done where more is meant than may be cut.
 func (c *trial) checkRefused() {
-	if c.s.Max != MaxLess || len(c.victims) < 2 {
+	if c.s.Max != MaxLess || c.max() == 0 {
 		c.broken.add(Proven, "refused to cut %d flows with %q", len(c.victims), c.s.Max)
 	}
 	c.victims, c.others = nil, c.flows
