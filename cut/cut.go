@@ -116,6 +116,7 @@ type cutting struct {
 	lowered time.Time
 
 	// Probes.
+	asked     int                        // rounds of SYNs
 	half      uint32                     // of the numbers of SYN-ACKs, see probe
 	resets    map[conntrack.Tuple]uint32 // by end, numbers of the resets that we sent since the last round
 	sendError error                      // of a probe that could not be sent

@@ -138,8 +138,8 @@ func wait(ctx context.Context, d time.Duration) error {
 // it matters whether they had been told.
 func (c *cutting) readDead() error {
 	err := c.each(fence.Dead, func(m *member, i int) {
-		if i == 1 && !m.dead[i] {
-			c.takeBack(m)
+		if !m.dead[i] && (i == 1 || m.adopted) {
+			c.takeBack(m, i)
 		}
 		m.dead[i] = true
 	})
@@ -158,11 +158,11 @@ func (c *cutting) readDead() error {
 	return c.readReborn()
 }
 
-// takeBack ends what a listening responder has begun on our SYN, where the
+// takeBack ends what a listening host has begun on our SYN, where the
 // kernel's reset for its SYN-ACK may not get there: it would wait for a minute
 // for the end of the handshake, and many such crowd out its clients.
-func (c *cutting) takeBack(m *member) {
-	t := target(m, 1)
+func (c *cutting) takeBack(m *member, i int) {
+	t := target(m, i)
 	if !m.asked && len(c.prober.Ways(t)) == 1 {
 		return
 	}
@@ -259,6 +259,9 @@ func (c *cutting) probeAll(r round, enough bool) {
 		c.kicked = time.Now()
 	}
 	clear(c.resets) // what they answer now is worth another reset
+	if r.kind == probeSyn {
+		c.asked++
+	}
 	for _, m := range c.members.list {
 		if !m.tcp || (enough && (!m.open || m.certain())) {
 			continue
@@ -288,7 +291,7 @@ func (c *cutting) probe(r round, m *member, i int) error {
 	switch {
 	case r.kind == probeAck:
 		return c.prober.Ack(t, r.way)
-	case i == 0: // a SYN-ACK is what the originator's host expects
+	case i == c.began(m): // a SYN-ACK is what the originator's host expects
 		// Conntrack on the end's side drops resets with numbers below what it
 		// has seen: of two halves of all numbers one gets through.
 		return c.prober.SynAck(t, r.way, c.fence.Numbers().Ack^c.half)
@@ -296,6 +299,20 @@ func (c *cutting) probe(r round, m *member, i int) error {
 	err := c.prober.Syn(t, r.way, c.fence.Numbers().ISN)
 	m.asked = m.asked || err == nil && c.prober.PastRules()
 	return err
+}
+
+// began returns the end that is asked as the originator. A firewall of a host
+// knows which it is; the gateway does not of a flow that it has adopted, and
+// tries one and the other.
+func (c *cutting) began(m *member) int {
+	turned := m.why == mirrored
+	if m.adopted && c.asked%2 == 0 {
+		turned = !turned
+	}
+	if turned {
+		return 1
+	}
+	return 0
 }
 
 // tellRest sends the ends of flows that are not TCP a port unreachable.

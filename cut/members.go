@@ -23,7 +23,8 @@ type member struct {
 	told    [2]bool // a reset of ours left for them: they had spoken
 	reset   [2]bool // one of those that we send ourselves
 
-	asked     bool            // a SYN of ours left for the responder past all rules
+	adopted   bool            // looks picked up: which end began it is not known
+	asked     bool            // a SYN of ours left for it past all rules
 	unreached [2]bool         // a port unreachable of ours left past all rules
 	flow      *conntrack.Flow // with Options.Flows alone
 }
@@ -82,6 +83,7 @@ func newMember(f *conntrack.Flow, keep bool) *member {
 	}
 	if m.tcp {
 		m.open, m.closed = open(f.TCP.State)
+		m.adopted = f.PickedUp()
 		if f.Has&conntrack.AttrTCP == 0 { // the kernel does not say, as of one that is offloaded
 			m.open = true
 		}

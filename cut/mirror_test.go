@@ -210,3 +210,20 @@ func TestCutExcept(t *testing.T) {
 		})
 	}
 }
+
+// Hosts that drop what fits no connection hear a question only in the direction
+// in which their own connection began, which that of a mirror is not.
+func TestCutMirrorsBehindFirewalls(t *testing.T) {
+	for _, args := range [][]string{{"--dst-nat", "--reply-src", "192.168.1.100"}, {"-s", "192.168.1.100", "-n"}} {
+		t.Run(args[0], func(t *testing.T) {
+			net := dmz(t, lab.Config{HostFirewall: true})
+			ghosts := zombies(t, net, 2)
+			r := runCut(t, net, quick(Options{Selector: parse(t, args...)}))
+			wantProven(t, r)
+			wantReset(t, both(ghosts))
+			if r.Flows.Matched != 2 || r.Endpoints.Dead != 4 {
+				t.Errorf("matched %d, dead %d, want 2 flows with 4 dead ends", r.Flows.Matched, r.Endpoints.Dead)
+			}
+		})
+	}
+}

@@ -108,7 +108,9 @@ func (c *cutting) filters() []conntrack.Filter {
 func (c *cutting) look(l *listing, f *conntrack.Flow, bySelector bool) {
 	c.zoned = c.zoned || f.Zone|f.OrigZone|f.ReplyZone != 0
 	means := bySelector && c.o.Selector.Match(f)
-	if c.spares(f) {
+	// What is on a cut tuple is no other flow, though it may look like one that
+	// is spared. In another zone it is, and the rules on that tuple must know.
+	if c.spares(f) && !c.onTuple(f) {
 		if means {
 			c.spare(f)
 		}

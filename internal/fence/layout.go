@@ -303,8 +303,13 @@ func (l *layout) spared() []nft.Rule {
 			rule(nft.Lookup{Key: l.flow(), Set: setSpare}, nft.Accept),
 			rule(nft.Lookup{Key: l.turned(), Set: setSpare}, nft.Accept))
 	}
-	return append(out, l.each(l.except, nft.Accept)...)
+	return out
 }
+
+// excepted are flows that the selector means and that are left alone. What is
+// on a cut tuple must not be judged by it: a flow that conntrack adopts in the
+// other direction seems to begin where the cut one ended.
+func (l *layout) excepted() []nft.Rule { return l.each(l.except, nft.Accept) }
 
 // note records what must be known before any fence, also that of another
 // flowcut, stops the packet. Most packets have nothing of it.
@@ -334,7 +339,8 @@ func (l *layout) out() []nft.Rule {
 }
 
 func (l *layout) stopping() []nft.Rule {
-	return append(l.spared(), rule(nft.Jump("cut")), rule(confirmed, nft.Jump(chainSelected)))
+	out := append(l.spared(), rule(nft.Jump("cut")))
+	return append(append(out, l.excepted()...), rule(confirmed, nft.Jump(chainSelected)))
 }
 
 // cut stops what is left of cut flows: the entry itself, what conntrack would
@@ -369,7 +375,7 @@ func (l *layout) before(chain, selected string) []nft.Rule {
 	}
 	// A selector may hold for packets that have no flow, such as neighbour
 	// discovery, which are not its business.
-	return append(out, rule(hasFlow, nft.Jump(selected)))
+	return append(append(out, l.excepted()...), rule(hasFlow, nft.Jump(selected)))
 }
 
 // late admits a flow that began behind the fence and stops all else: what

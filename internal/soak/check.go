@@ -20,6 +20,9 @@ const (
 	margin = 200 * time.Millisecond
 	// calm is how long nothing must reach an end after the cut.
 	calm = 300 * time.Millisecond
+	// inQueue is how many packets may be on their way through a queue when the
+	// fence is lifted, which the kernel drops then.
+	inQueue = 3
 	// soon is how long ends may take to hear what they are told.
 	soon = time.Second
 )
@@ -71,7 +74,7 @@ func (c *trial) stays(f *flow, e *conntrack.Flow) bool {
 
 // checkRefused: nothing was done where more is meant than may be cut.
 func (c *trial) checkRefused() {
-	if c.s.Max != MaxLess || len(c.victims) < 2 {
+	if c.s.Max != MaxLess || c.max() == 0 {
 		c.broken.add(Proven, "refused to cut %d flows with %q", len(c.victims), c.s.Max)
 	}
 	c.victims, c.others = nil, c.flows
@@ -229,7 +232,11 @@ func (c *trial) checkOthers(ctx context.Context) {
 			}
 		}
 	}
-	if lost, err := data.Lost(ctx); err != nil || lost != (lab.Loss{}) {
+	lost, err := data.Lost(ctx)
+	if c.s.Disturb.kind().queue && lost.Up+lost.Down <= inQueue {
+		lost = lab.Loss{}
+	}
+	if err != nil || lost != (lab.Loss{}) {
 		c.broken.add(NobodyElse, "datagrams lost: %+v, %v", lost, err)
 	}
 }
@@ -257,7 +264,11 @@ func (c *trial) checkAgain() {
 			during = append(during, a)
 		}
 	}
-	if got, want := lab.Count(during), (lab.Tally{OK: len(during)}); got != want {
+	got, want := lab.Count(during), lab.Tally{OK: len(during)}
+	if c.s.Disturb.kind().queue && got.Slow <= inQueue {
+		want.Slow = got.Slow
+	}
+	if got != want {
 		c.broken.add(NobodyElse, "new connections since %v after the start: %+v, not %+v", raised.Sub(c.cuts[0].start), got, want)
 	}
 }

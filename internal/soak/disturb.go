@@ -178,8 +178,14 @@ func (c *trial) restore(ctx context.Context) error {
 
 const queueNum = 7
 
-func queueable(k *gateway, _ *Scenario) bool {
-	return k.config.Bridged == lab.Routed && !k.config.Twins
+// queueable tells whether a queue can take what goes through the gateway: the
+// lab's program is no fast one.
+func queueable(k *gateway, s *Scenario) bool {
+	const most = 1000 // datagrams a second
+	loaded := slices.ContainsFunc(s.Groups, func(g Group) bool {
+		return g.Kind == lab.Download || g.Kind == lab.Upload || g.Kind == lab.Control || g.Count*(g.Up+g.Down) > most
+	})
+	return k.config.Bridged == lab.Routed && !k.config.Twins && !loaded
 }
 
 // enqueue sends all that is forwarded through a queue, whose program lets it go on.

@@ -251,11 +251,12 @@ func (c *trial) breakOff(ctx context.Context) error {
 
 // max is the limit to how many flows may be cut, 0: none.
 func (c *trial) max() int {
+	all := len(c.victims) + c.census().strangers
 	switch c.s.Max {
 	case MaxEnough:
-		return len(c.victims)
+		return all
 	case MaxLess:
-		return max(0, len(c.victims)-1)
+		return max(0, all-1)
 	}
 	return 0
 }
