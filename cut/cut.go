@@ -123,6 +123,7 @@ type cutting struct {
 
 	// What there is to judge.
 	checked   bool              // a pass over the whole table found nothing old
+	blind     bool              // may not look into the queues
 	waiting   []fence.Queue     // have not been seen empty since the fence rose
 	drained   bool              // there are none of those any more
 	lost      int               // packets that waited in queues when the guard was lifted
@@ -248,7 +249,7 @@ func (c *cutting) raise(ctx context.Context) error {
 		return err
 	}
 	var err error
-	c.waiting, err = c.fence.Queues()
+	c.waiting, err = c.queues()
 	return err
 }
 

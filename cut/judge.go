@@ -151,6 +151,7 @@ func (c *cutting) judge() {
 	doubt(c.members.offloaded() > 0, "flows that a flowtable forwarded past all rules until their entries were deleted, and for a moment longer: %d; cut again in a few seconds", c.members.offloaded())
 	doubt(c.untracked > 0, "packets of cut flows that a NOTRACK rule keeps from connection tracking: %d, which only the guard has stopped; take the rule away, or drop them there", c.untracked)
 	c.judgeDetours(doubt)
+	doubt(c.blind, "whether packets wait in an NFQUEUE since before the fence could not be seen: run it as root, or with CAP_DAC_READ_SEARCH")
 	doubt(c.settled() && !c.drained, "packets that wait in NFQUEUE %s since before the fence; their verdicts may let them pass, so cut again when the program behind it works", queueNums(c.waiting))
 	if r.Flows.Knocking > 0 {
 		c.because("tuples still sending when the guard was lifted: %d (%s), and the ruleset judges their next packet as a new flow's", r.Flows.Knocking, some(c.knocking))
@@ -214,7 +215,7 @@ func (c *cutting) whySilent() string {
 	case errors.Is(c.sendError, unix.EPERM):
 		return fmt.Sprintf("this host's output rules refuse the probes, and the way past these is closed, so let raw packets of root out (%v); %s", c.sendError, c.mayReturn())
 	case errors.Is(c.sendError, unix.ENETUNREACH):
-		return fmt.Sprintf("this host has no way to their ends, as a bridge without an address has none, or a router that only routes by device (%v); %s", c.sendError, c.mayReturn())
+		return fmt.Sprintf("this host has no way to their ends, as a bridge without an address has none, or a router that only routes by device (%v), and --accept-silent takes silence for an end; %s", c.sendError, c.mayReturn())
 	case c.sendError != nil && !errors.Is(c.sendError, unix.EHOSTUNREACH): // else: nobody answers there
 		return fmt.Sprintf("not all probes could be sent (%v), and --accept-silent takes silence for an end; %s", c.sendError, c.mayReturn())
 	}

@@ -2,6 +2,8 @@ package cut
 
 import (
 	"context"
+	"errors"
+	"os"
 	"time"
 
 	"flowcut/internal/fence"
@@ -13,12 +15,22 @@ const (
 	drainHurry = 200 * time.Millisecond // when the cut has been interrupted
 )
 
+// queues returns the queues, or none where the program may not look.
+func (c *cutting) queues() ([]fence.Queue, error) {
+	queues, err := c.fence.Queues()
+	if errors.Is(err, os.ErrPermission) {
+		c.blind = true
+		return nil, nil
+	}
+	return queues, err
+}
+
 // drain waits until no packet is left in a queue of those that waited when the
 // fence rose.
 func (c *cutting) drain(ctx context.Context) error {
 	until := time.Now().Add(drainFor)
 	for {
-		now, err := c.fence.Queues()
+		now, err := c.queues()
 		if err != nil {
 			return err
 		}
@@ -60,7 +72,7 @@ func (c *cutting) unqueue() error {
 		until = time.Now().Add(drainHurry)
 	}
 	for {
-		queues, err := c.fence.Queues()
+		queues, err := c.queues()
 		if err != nil {
 			return err
 		}

@@ -21,6 +21,8 @@ type Queue struct {
 
 // Queues returns the queues that a program listens to. Removing a chain drops
 // all that waits in any of them.
+//
+// Needs to be root, or CAP_DAC_READ_SEARCH: errors wrap os.ErrPermission.
 func (f *Fence) Queues() ([]Queue, error) {
 	if f.queues == nil {
 		// The file stays that of the namespace it was opened in.

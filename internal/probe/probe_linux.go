@@ -205,7 +205,7 @@ func (p *Prober) send(t Target, w Way, proto conntrack.Proto) error {
 	switch {
 	case err == nil:
 		return nil
-	case linkErr == nil:
+	case linkErr == nil || errors.Is(linkErr, err): // the same either way
 		return fmt.Errorf("probe: send to %s: %w", t.End.Src, err)
 	}
 	return fmt.Errorf("probe: send to %s: %w, and past the output rules: %w", t.End.Src, err, linkErr)
