@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"flowcut/conntrack"
+	"flowcut/internal/detour"
 	"flowcut/internal/fence"
 	"flowcut/internal/netns"
 	"flowcut/internal/probe"
@@ -127,6 +128,8 @@ type cutting struct {
 	lost      int               // packets that waited in queues when the guard was lifted
 	untracked uint64            // packets on cut tuples that conntrack was told not to track
 	knocking  []conntrack.Tuple // still sending when the guard was lifted
+	detours   []detour.Finding  // what may carry packets past all hooks
+	unlooked  error             // why not all detours could be looked for
 	heldShort bool              // --timeout ended the hold
 	ended     string            // why the cut ended before its end
 }
@@ -383,6 +386,7 @@ func (c *cutting) because(format string, args ...any) {
 // conclude counts, lifts what stands, and judges.
 func (c *cutting) conclude(ctx context.Context) (err error) {
 	if !c.raised.IsZero() {
+		c.lookForDetours()
 		err = errors.Join(c.unqueue(), c.count(), c.remaining(ctx))
 		c.receipt.Fence.LiftedAfterMS = c.since(time.Now()) // packets pass before Lift returns
 		err = errors.Join(err, c.fence.Lift())

@@ -150,9 +150,10 @@ func (c *cutting) judge() {
 	doubt(r.Fence.LeakedPackets > 0, "packets of selected flows that passed the fence: %d, on a path where its rules do not stop them; cut again, and report it", r.Fence.LeakedPackets)
 	doubt(c.members.offloaded() > 0, "flows that a flowtable forwarded past all rules until their entries were deleted, and for a moment longer: %d; cut again in a few seconds", c.members.offloaded())
 	doubt(c.untracked > 0, "packets of cut flows that a NOTRACK rule keeps from connection tracking: %d, which only the guard has stopped; take the rule away, or drop them there", c.untracked)
+	c.judgeDetours(doubt)
 	doubt(c.settled() && !c.drained, "packets that wait in NFQUEUE %s since before the fence; their verdicts may let them pass, so cut again when the program behind it works", queueNums(c.waiting))
 	if r.Flows.Knocking > 0 {
-		c.because("tuples still sending when the guard was lifted: %d (%s), and the ruleset judges their next packet as a new flow's", r.Flows.Knocking, names(c.knocking))
+		c.because("tuples still sending when the guard was lifted: %d (%s), and the ruleset judges their next packet as a new flow's", r.Flows.Knocking, some(c.knocking))
 	}
 	if c.lost > 0 {
 		c.because("packets that waited in an NFQUEUE when the guard was lifted, which drops them: %d", c.lost)
@@ -184,16 +185,16 @@ func (c *cutting) judge() {
 	}
 }
 
-// names writes the first of some tuples.
-func names(tuples []conntrack.Tuple) string {
+// some writes the first of a list.
+func some[T fmt.Stringer](list []T) string {
 	const most = 3
 	var out []string
-	for i, t := range tuples {
+	for i, x := range list {
 		if i == most {
-			out = append(out, "...")
+			out = append(out, fmt.Sprintf("and %d more", len(list)-most))
 			break
 		}
-		out = append(out, t.String())
+		out = append(out, x.String())
 	}
 	return strings.Join(out, ", ")
 }

@@ -70,6 +70,10 @@ type Options struct {
 	// AcceptSilent takes flows for proven of which no end answered.
 	AcceptSilent bool
 
+	// AcceptDetours takes it on trust that what may carry packets past all
+	// rules, such as an XDP program on the way, carries none of the flows.
+	AcceptDetours bool
+
 	// Flows asks for the list of flows in the receipt.
 	Flows bool
 

@@ -79,6 +79,9 @@ type FenceReport struct {
 	LiftedAfterMS Millis `json:"lifted_after_ms"`
 	Packets       uint64 `json:"packets"` // stopped
 	Bytes         uint64 `json:"bytes"`   // stopped
+
+	// Detours are what may carry packets of the flows past all rules.
+	Detours []string `json:"detours,omitempty"`
 }
 
 // FlowReport is one flow of a cut and what became of it. As JSON it is the

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -51,7 +52,7 @@ var serverFiles = map[string]string{
 	"passwd":  "root:x:0:0::/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\nop:x:1000:1000::/:/bin/sh\nother:x:1001:1000::/:/bin/sh\n",
 	"shadow":  "root:*:19000::::::\nsshd:*:19000::::::\nop:*:19000::::::\nother:*:19000::::::\n",
 	"group":   "root:x:0:\nutmp:x:43:\nop:x:1000:\ntty:x:5:\n",
-	"sudoers": "Defaults env_reset\nDefaults:op use_pty\nroot ALL=(ALL) NOPASSWD: ALL\nop ALL=(ALL) NOPASSWD: ALL\n",
+	"sudoers": "Defaults env_reset\nDefaults:op use_pty\nroot ALL=(ALL) NOPASSWD: ALL\nop ALL=(ALL) NOPASSWD: ALL\nother ALL=(root) NOPASSWD: /usr/bin/sleep\n",
 	"sshd_config": "HostKey @DIR/host\nAuthorizedKeysFile @DIR/user.pub\nPidFile none\nUsePAM no\nPermitRootLogin yes\n" +
 		"StrictModes no\nPrintMotd no\nPrintLastLog no\nUseDNS no\n",
 }
@@ -205,7 +206,9 @@ type scene struct {
 	command  string // @CUT is the script that cuts, @LIVE the one that shows life, @BOTH has both
 	waits    string // what has to hold before the cut
 
-	other  string // run by somebody else's session from elsewhere, which is cut
+	other  string // run by somebody else's session from the same host, which is cut
+	who    string // whose that is, user other if empty
+	away   bool   // from another one
 	forges string // run at the terminal before the cut
 	ends   bool   // the session is meant to end
 }
@@ -231,10 +234,19 @@ SSH_CONNECTION=$(cat @DIR/claim) setpriv --reuid other --clear-groups perl -MPOS
 	sleep 600' &
 until [ -e @DIR/forged ]; do sleep 0.02; done
 `
-	// Somebody else takes the server's name, and root's rights for a child.
-	falseServer = `cp /bin/bash @DIR/sshd; chmod 755 @DIR/sshd
-exec @DIR/sshd -c 'exec 3<>/dev/tcp/@HOST/@PORT; : >@DIR/there; sudo -S true; :'`
-	falseServes = `cat /proc/[0-9]*/comm 2>/dev/null | grep -q "^sudo"`
+	// Somebody else takes the server's name, and the place of the parent of
+	// what root runs for him.
+	falseServer = `cp /usr/bin/perl @DIR/sshd
+exec @DIR/sshd -MIO::Socket::INET -e '
+	syscall(@PRCTL, @SUBREAPER, 1, 0, 0, 0) == 0 or die;
+	our $held = IO::Socket::INET->new("@TO") or die;
+	my $sudo = fork // die;
+	exec "sudo", "-n", "/usr/bin/sleep", "600" if !$sudo;
+	select(undef, undef, undef, 0.02) until qx(cat /proc/[0-9]*/comm 2>/dev/null) =~ /^sleep$/m;
+	kill 9, $sudo;
+	waitpid $sudo, 0;
+	open(F, ">", "@DIR/there");
+	sleep 600'`
 
 	// systemd-logind, which does not run here, would write this.
 	logindWrites = `sudo -n sh -c ': >/run/utmp; mkdir -p /run/systemd/sessions; ` +
@@ -254,7 +266,8 @@ func TestSession(t *testing.T) {
 		{name: "sudo", user: "op", terminal: "-tt", program: "sudo -n " + program, command: "sh @BOTH"},
 		// The variable names a connection that is over, and the server of
 		// tmux is a child of process 1.
-		{name: "tmux", user: "root", terminal: "-tt", program: program, before: tmuxStarts, command: tmuxAttach, waits: tmuxServes},
+		{name: "tmux", user: "root", terminal: "-tt", program: program, before: tmuxStarts, command: tmuxAttach, waits: tmuxServes,
+			other: stays, who: "root"},
 		{name: "sudo in tmux", user: "op", terminal: "-tt", door: (*server).inside6, program: "sudo -n " + program, before: tmuxStarts, command: tmuxAttach, waits: tmuxServes},
 		{name: "screen", user: "root", terminal: "-tt", program: program, before: screenBegin,
 			command: "SCREENDIR=@DIR/screen screen -r cut", waits: `screen -ls | grep -q Attached`},
@@ -262,9 +275,11 @@ func TestSession(t *testing.T) {
 			other: ownClaim, forges: falseClaim},
 		// Nothing leads to the session but the user.
 		{name: "other terminal", user: "root", terminal: "-T", program: program, other: stays, command: otherTerminal},
-		{name: "forged server", user: "root", terminal: "-T", program: program, other: falseServer, waits: falseServes, command: otherTerminal},
-		// Others' processes are closed to it; the login record is not.
-		{name: "login record", user: "op", terminal: "-tt", program: limited, other: stays, command: "exec env -i sh @BOTH"},
+		{name: "forged server", user: "root", terminal: "-T", program: program, other: falseServer, command: otherTerminal},
+		// Others' processes are closed to it, and without a terminal there is no record.
+		{name: "variable", user: "op", terminal: "-T", program: limited, command: "sh @BOTH"},
+		// The variable is gone; the login record is not.
+		{name: "login record", user: "op", terminal: "-tt", program: limited, other: stays, away: true, command: "exec env -i sh @BOTH"},
 		{name: "session file", user: "op", terminal: "-tt", program: limited, command: logindWrites + "exec env -i sh @BOTH"},
 	} {
 		t.Run(c.name, func(t *testing.T) { s.play(t, c) })
@@ -303,7 +318,11 @@ func (s *server) play(t *testing.T, c scene) {
 	defer idle.Close()
 	var other *session
 	if c.other != "" {
-		other = s.connect(t, "other", "-T", s.outside(), names.Replace(c.other))
+		from := by
+		if c.away {
+			from = s.outside()
+		}
+		other = s.connect(t, cmp.Or(c.who, "other"), "-T", from, names.Replace(c.other))
 		labtest.Until(t, "somebody else is there", func() bool { return exists(filepath.Join(dir, "there")) })
 	}
 	if c.before != "" {
@@ -376,7 +395,8 @@ func (s *server) scripts(t *testing.T, dir string, c scene) *strings.Replacer {
 	}
 	live := fmt.Sprintf(liveScript, out)
 	to := netip.AddrPortFrom(s.net.Servers[0].Addr4, port)
-	places := []string{"@DIR", dir, "@TO", to.String(), "@HOST", to.Addr().String(), "@PORT", strconv.Itoa(port)}
+	places := []string{"@DIR", dir, "@TO", to.String(),
+		"@PRCTL", strconv.Itoa(unix.SYS_PRCTL), "@SUBREAPER", strconv.Itoa(unix.PR_SET_CHILD_SUBREAPER)}
 	path := func(name, text string) string {
 		name = filepath.Join(dir, name)
 		if err := os.WriteFile(name, []byte(strings.NewReplacer(places...).Replace(text)), 0o644); err != nil {

@@ -25,6 +25,7 @@ type cutFlags struct {
 	max                          most
 	spare                        spares
 	noMirror, noRelated          bool
+	acceptDetours                bool
 }
 
 // newCut makes "flowcut cut".
@@ -108,6 +109,7 @@ func (f *cutFlags) register(cmd *cobra.Command) {
 	fs.Var(&f.timeout, "timeout", "the most that the cut may take")
 	fs.BoolVar(&f.noKick, "no-kick", false, "do not make ends speak that say nothing; what is cut may then not be final")
 	fs.BoolVar(&f.acceptSilent, "accept-silent", false, "take flows for proven of which no end answers")
+	fs.BoolVar(&f.acceptDetours, "accept-detours", false, "take it on trust that XDP, tc and the like on the way carry no packet of the flows")
 	fs.BoolVar(&f.silent, "silent", false, "drop, and tell nobody")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "show the flows and the rules, change nothing")
 	fs.BoolVar(&f.all, "all", false, "cut also when nothing narrows the selection")
@@ -137,7 +139,7 @@ func (f *cutFlags) options(s selector.Selector, start time.Time) cut.Options {
 		Selector: s, All: f.all, Spare: spare, Start: start,
 		Max: int(f.max), NoMirror: f.noMirror, NoRelated: f.noRelated,
 		Settle: none(f.settle.value), Hold: none(f.hold.value), Timeout: none(f.timeout.value),
-		Silent: f.silent, NoKick: f.noKick, AcceptSilent: f.acceptSilent, Flows: f.flows,
+		Silent: f.silent, NoKick: f.noKick, AcceptSilent: f.acceptSilent, AcceptDetours: f.acceptDetours, Flows: f.flows,
 	}
 }
 

@@ -9,7 +9,7 @@ const (
 	TCFilter    = "tc filter"  // with an action that takes packets elsewhere
 	Flowtable   = "flowtable"
 	Forward     = "nft fwd rule" // of the family netdev
-	Bridge      = "bridge"       // with br_netfilter off
+	Bridge      = "bridging"     // with br_netfilter off
 	OpenVSwitch = "Open vSwitch"
 	IPVS        = "IPVS service"
 )

@@ -44,14 +44,14 @@ func (s *scan) readDevices() error {
 	if err != nil {
 		return err
 	}
-	msgs, err := dump(s.rt, unix.RTM_GETLINK, append(make([]byte, unix.SizeofIfInfomsg), attributes...))
+	msgs, err := s.rt.dump(unix.RTM_GETLINK, append(make([]byte, unix.SizeofIfInfomsg), attributes...))
 	if err != nil {
 		return fmt.Errorf("list devices: %w", err)
 	}
 	s.devices = make(map[int]*device, len(msgs))
 	s.ports = make(map[int][]*device)
 	for _, m := range msgs {
-		d, err := parseDevice(m.Data)
+		d, err := parseDevice(m)
 		if err != nil {
 			return fmt.Errorf("list devices: %w", err)
 		}

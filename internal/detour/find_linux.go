@@ -5,26 +5,15 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"flowcut/conntrack"
 	"flowcut/internal/netns"
 )
 
-// Find is [FindFlows] for addresses of which it is not known which talk with
-// which: any two of them may.
-func Find(netNS int, addrs []netip.Addr) ([]Finding, error) {
-	e := newEnds()
-	for _, a := range addrs {
-		e.add(a)
-	}
-	e.anyPair = true
-	return find(netNS, e)
-}
-
-// FindFlows looks for detours of the packets that match tuples. Give it both
+// Find looks for detours of the packets that match tuples. Give it both
 // tuples of each flow, as its ends send: the original and the reply. netNS is
 // the descriptor of a network namespace, 0 for the calling thread's.
 //
@@ -33,61 +22,71 @@ func Find(netNS int, addrs []netip.Addr) ([]Finding, error) {
 // Where routes do not tell, it looks at all that are up: when there are more
 // than 256 addresses, or rules of policy routing, or addresses without a route.
 // Packets that come in elsewhere than the answers go out are not thought of.
+// Whether flows are bridged is judged by the first 4096 addresses.
+//
+// Only what packets meet before the hooks is looked at. What takes them
+// elsewhere when they leave, tc at egress, comes too late to go past a rule.
 //
 // It returns what it has found also with an error, which then says what it
 // could not look at. That is no finding: CAP_NET_ADMIN is enough to see all
 // but the names of programs, for which it needs CAP_SYS_ADMIN.
-func FindFlows(netNS int, tuples []conntrack.Tuple) ([]Finding, error) {
-	e := newEnds()
-	for _, t := range tuples {
-		e.add(t.Src)
-		e.add(t.Dst)
-		e.pairs[[2]netip.Addr{t.Src, t.Dst}] = struct{}{}
+func Find(netNS int, tuples []conntrack.Tuple) ([]Finding, error) {
+	e := &ends{known: map[netip.Addr]struct{}{}, tuples: tuples}
+	for i := range tuples {
+		if !e.add(tuples[i].Src) || !e.add(tuples[i].Dst) {
+			break
+		}
 	}
-	return find(netNS, e)
+	if len(e.addrs) == 0 {
+		return nil, nil
+	}
+	s := &scan{ends: e, ways: map[netip.Addr]way{}, reported: map[Finding]struct{}{}}
+	if err := netns.DoFd(netNS, s.run); err != nil {
+		return nil, fmt.Errorf("detour: %w", err)
+	}
+	// Not the order of maps, so that two searches can be compared.
+	slices.SortFunc(s.found, func(a, b Finding) int { return strings.Compare(a.String(), b.String()) })
+	return s.found, errors.Join(s.errs...)
 }
+
+// maxEnds is how many addresses are kept: reading on would change nothing,
+// since the devices of that many are not looked up one by one.
+const maxEnds = 4096
 
 // ends are the addresses that packets come from and go to.
 type ends struct {
-	addrs   []netip.Addr // each once
-	known   map[netip.Addr]struct{}
-	pairs   map[[2]netip.Addr]struct{} // source and destination
-	anyPair bool                       // pairs are not known
+	addrs  []netip.Addr // each once
+	known  map[netip.Addr]struct{}
+	tuples []conntrack.Tuple
+	more   bool // than addrs
 }
 
-func newEnds() *ends {
-	return &ends{known: map[netip.Addr]struct{}{}, pairs: map[[2]netip.Addr]struct{}{}}
-}
-
-func (e *ends) add(a netip.Addr) {
+// add tells whether there is room for more.
+func (e *ends) add(a netip.Addr) bool {
 	if _, old := e.known[a]; old || !a.IsValid() {
-		return
+		return true
+	}
+	if len(e.addrs) == maxEnds {
+		e.more = true
+		return false
 	}
 	e.known[a] = struct{}{}
 	e.addrs = append(e.addrs, a)
+	return true
 }
 
 // scan is one search, on a thread inside the namespace.
 type scan struct {
 	ends      *ends
-	rt        *netlink.Conn
+	rt        *conn
 	devices   map[int]*device
 	ports     map[int][]*device // by their master's index
 	ways      map[netip.Addr]way
+	policy    bool      // rules of policy routing may choose other ways
 	concerned []*device // grows while tc filters are read
 	found     []Finding
+	reported  map[Finding]struct{} // what is in found
 	errs      []error
-}
-
-func find(netNS int, e *ends) ([]Finding, error) {
-	if len(e.addrs) == 0 {
-		return nil, nil
-	}
-	s := &scan{ends: e}
-	if err := netns.DoFd(netNS, s.run); err != nil {
-		return nil, fmt.Errorf("detour: %w", err)
-	}
-	return s.found, errors.Join(s.errs...)
 }
 
 // run looks everywhere. Only what everything else needs ends it.
@@ -96,7 +95,7 @@ func (s *scan) run() error {
 	if s.rt, err = dial(unix.NETLINK_ROUTE); err != nil {
 		return err
 	}
-	defer s.rt.Close()
+	defer s.rt.close()
 	if err := s.readDevices(); err != nil {
 		return err
 	}
@@ -126,7 +125,8 @@ func (s *scan) report(what string, d *device, format string, args ...any) {
 	if d != nil {
 		f.Device = d.name
 	}
-	if !slices.Contains(s.found, f) {
+	if _, old := s.reported[f]; !old {
+		s.reported[f] = struct{}{}
 		s.found = append(s.found, f)
 	}
 }

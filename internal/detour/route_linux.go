@@ -29,17 +29,13 @@ func (s *scan) follow() error {
 	if err := s.lookUp(looked); err != nil {
 		return err
 	}
-	policy, err := s.policy()
-	if err != nil {
+	var err error
+	if s.policy, err = s.hasPolicy(); err != nil {
 		return err
 	}
-	all := policy || len(looked) < len(s.ends.addrs)
+	all := s.policy || len(looked) < len(s.ends.addrs)
 	for _, a := range looked {
 		w := s.ways[a]
-		if policy {
-			w.none = false // another table may have the route
-			s.ways[a] = w
-		}
 		if w.local {
 			s.concernLoopback()
 			continue
@@ -58,13 +54,12 @@ func (s *scan) follow() error {
 // lookUp asks for the routes in batches that fit into the receive queue.
 func (s *scan) lookUp(addrs []netip.Addr) error {
 	const batch = 64
-	s.ways = make(map[netip.Addr]way, len(addrs))
 	for some := range slices.Chunk(addrs, batch) {
-		requests := make([]netlink.Message, len(some))
-		for i, a := range some {
-			requests[i] = routeRequest(a)
+		var requests []byte
+		for _, a := range some {
+			requests = s.rt.request(requests, unix.RTM_GETROUTE, 0, routeRequest(a))
 		}
-		if _, err := s.rt.SendMessages(requests); err != nil {
+		if err := s.rt.send(requests); err != nil {
 			return fmt.Errorf("ask for %d routes: %w", len(some), err)
 		}
 		for _, a := range some { // answered in order
@@ -81,42 +76,41 @@ func (s *scan) lookUp(addrs []netip.Addr) error {
 	return nil
 }
 
-func routeRequest(a netip.Addr) netlink.Message {
-	header := make([]byte, unix.SizeofRtMsg)
-	header[0] = unix.AF_INET
+// routeRequest is struct rtmsg and the address.
+func routeRequest(a netip.Addr) []byte {
+	b := make([]byte, unix.SizeofRtMsg, unix.SizeofRtMsg+unix.SizeofRtAttr+16)
+	b[0] = unix.AF_INET
 	if a.Is6() {
-		header[0] = unix.AF_INET6
+		b[0] = unix.AF_INET6
 	}
-	header[1] = byte(a.BitLen())
+	b[1] = byte(a.BitLen())
 	// The route itself, not the one next hop of several that it would take.
-	binary.NativeEndian.PutUint32(header[8:], unix.RTM_F_FIB_MATCH)
-	attributes, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.RTA_DST, Data: a.AsSlice()}})
-	if err != nil {
-		panic(err) // only for attributes of 64 KiB
-	}
-	return netlink.Message{
-		Header: netlink.Header{Type: unix.RTM_GETROUTE, Flags: netlink.Request},
-		Data:   append(header, attributes...),
-	}
+	binary.NativeEndian.PutUint32(b[8:], unix.RTM_F_FIB_MATCH)
+	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+a.BitLen()/8))
+	b = binary.NativeEndian.AppendUint16(b, unix.RTA_DST)
+	return append(b, a.AsSlice()...)
 }
 
 // answer reads the answer to one request.
 func (s *scan) answer() (w way, err error) {
-	msgs, err := s.rt.Receive()
-	switch {
-	case errors.Is(err, unix.ENETUNREACH):
-		return way{none: true}, nil
-	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES), errors.Is(err, unix.EINVAL):
-		return way{unclear: true}, nil // routes of the types unreachable, prohibit, blackhole
-	case err != nil:
+	msgs, err := s.rt.receive()
+	if err != nil {
 		return w, err
 	}
 	for _, m := range msgs {
-		if w, err = parseRoute(m.Data); err != nil {
-			return w, err
+		if m.Header.Type != unix.NLMSG_ERROR {
+			return parseRoute(m.Data)
 		}
+		err = failure(m)
 	}
-	return w, nil
+	switch {
+	case errors.Is(err, unix.ENETUNREACH):
+		return way{none: true}, nil
+	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES), missing(err):
+		// Routes of the types unreachable, prohibit, blackhole; a kernel without the family.
+		return way{unclear: true}, nil
+	}
+	return w, err
 }
 
 func parseRoute(data []byte) (w way, err error) {
@@ -164,14 +158,14 @@ func parseHops(b []byte) (devices []int, err error) {
 	return devices, nil
 }
 
-// policy tells whether rules other than those every host has choose routes.
-func (s *scan) policy() (bool, error) {
-	msgs, err := dump(s.rt, unix.RTM_GETRULE, make([]byte, unix.SizeofRtMsg)) // struct fib_rule_hdr is as long
+// hasPolicy tells whether rules other than those every host has choose routes.
+func (s *scan) hasPolicy() (bool, error) {
+	msgs, err := s.rt.dump(unix.RTM_GETRULE, make([]byte, unix.SizeofRtMsg)) // struct fib_rule_hdr is as long
 	if err != nil && !missing(err) {
 		return false, fmt.Errorf("list the rules of policy routing: %w", err)
 	}
 	for _, m := range msgs {
-		usual, err := parseRule(m.Data)
+		usual, err := parseRule(m)
 		if err != nil {
 			return false, fmt.Errorf("list the rules of policy routing: %w", err)
 		}

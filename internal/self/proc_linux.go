@@ -146,8 +146,8 @@ func pseudoTerminal(name string) (int, bool) {
 	if !ok {
 		return 0, false
 	}
-	n, err := strconv.Atoi(digits)
-	return n, err == nil
+	n, err := strconv.ParseUint(digits, 10, 31) // -1 would be every process without one
+	return int(n), err == nil
 }
 
 // elsewhere tells whether a process is known to be in another namespace of
