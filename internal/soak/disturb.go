@@ -104,7 +104,7 @@ func (c *trial) reload(ctx context.Context) error {
 func leavesMirrors(k *gateway, s *Scenario) bool {
 	g := &s.Groups[0]
 	c := &k.config
-	return g.Road == Inward && (g.Kind == lab.Speak || g.Kind == lab.Download) && s.Again == 0 &&
+	return g.Road == Inward && g.From == 0 && (g.Kind == lab.Speak || g.Kind == lab.Download) && s.Again == 0 &&
 		c.Sysctls["net.netfilter.nf_conntrack_tcp_loose"] == "" && c.Zoned == lab.NoZones && c.Uplinks == lab.MainTable &&
 		c.Crowd != lab.CrowdDropping
 }
