@@ -2,6 +2,7 @@ PREFIX ?= /usr/local
 TOOL := go tool -modfile=tools/go.mod
 COUNT ?= 500
 SEED ?= 0
+PARALLEL ?= 2
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
@@ -16,7 +17,7 @@ demo: build
 test: deps lint unit
 
 soak: build
-	go run ./internal/soak/runsoak -count $(COUNT) -seed $(SEED)
+	go run ./internal/soak/runsoak -count $(COUNT) -seed $(SEED) -parallel $(PARALLEL)
 
 deps:
 	.ci/deps

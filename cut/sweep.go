@@ -16,11 +16,14 @@ func (c *cutting) find(ctx context.Context) (found []*member, err error) {
 	const listings = 4
 	for range listings {
 		before := len(c.members.list)
-		found, err = c.sweep(ctx, true)
+		_, err = c.sweep(ctx, true)
 		if err != nil || c.receipt.Fence.Exact || len(c.members.list) == before {
 			break
 		}
 	}
+	// All of them, also those that the last listing has not found any more:
+	// others may have deleted them, and their ends live.
+	found = slices.Clone(c.members.list)
 	if err == nil && c.zoned && len(found) > 0 {
 		_, err = c.list(ctx, false) // for twins, which the first listing passed before it knew the members
 	}

@@ -123,7 +123,7 @@ func (l *layout) table(name string, s *selector.Selector, except []selector.Sele
 			{Name: chainLeakSelected, Rules: l.each(selected, nft.Goto("leak"))},
 			{Name: "kick", Hook: hook(nft.Output, prioRaw), Rules: []nft.Rule{nft.NewRule("", ours, nft.Notrack)}},
 			{Name: "note", Hook: hook(nft.Prerouting, prioNote), Rules: l.note()},
-			{Name: "note_out", Hook: hook(nft.Output, prioNote), Rules: l.note()},
+			{Name: "note_out", Hook: hook(nft.Output, prioNote), Rules: l.noteOut()},
 			{Name: "pre", Hook: hook(nft.Prerouting, prioStop), Rules: l.pre()},
 			{Name: "out", Hook: hook(nft.Output, prioStop), Rules: l.out()},
 			{Name: "late_in", Hook: hook(nft.Input, prioLate), Rules: l.before("late", chainLateSelected)},
@@ -174,6 +174,7 @@ var (
 	related     = nft.AnyBit(nft.CTState, 1<<2)      // NF_CT_STATE_BIT(IP_CT_RELATED)
 	noFlow      = nft.AnyBit(nft.CTState, 1<<0|1<<6) // invalid, untracked
 	untracked   = nft.AnyBit(nft.CTState, 1<<6)      // NF_CT_STATE_UNTRACKED_BIT
+	tracked     = nft.Bits(nft.CTState, 1<<6, 0)
 	hasFlow     = nft.Bits(nft.CTState, 1<<0|1<<6, 0)
 )
 
@@ -323,6 +324,13 @@ func (l *layout) note() []nft.Rule {
 		rule(unconfirmed, tcp, pureSYN, seen),
 		rule(unconfirmed, notTCP, nft.Lookup{Key: l.flow(), Not: true, Set: setCut}, seen),
 	}
+}
+
+// noteOut is note for what this host sends. A rule that puts packets into a zone
+// makes conntrack follow our segments in spite of the chain kick. They would be
+// flows then, and translated: whoever sends them hears that they did not leave.
+func (l *layout) noteOut() []nft.Rule {
+	return append([]nft.Rule{rule(ours, tracked, nft.Drop)}, l.note()...)
 }
 
 // pre stops packets as soon as conntrack knows their flow. Resets that the

@@ -29,14 +29,16 @@ type Host struct {
 }
 
 // hostSysctls are set in every host before it has a link: addresses are
-// usable at once, echo needs no privilege, and nothing is inherited that
-// would drop packets.
+// usable at once, echo needs no privilege, nothing is inherited that would
+// drop packets, and bridges have no flows of their own: the kernel reports the
+// group of those that snoop.
 var hostSysctls = [][2]string{
 	{"net.ipv6.conf.all.accept_dad", "0"},
 	{"net.ipv6.conf.default.accept_dad", "0"},
 	{"net.ipv6.conf.default.accept_ra", "0"},
 	{"net.ipv4.conf.all.rp_filter", "0"},
 	{"net.ipv4.conf.default.rp_filter", "0"},
+	{"net.ipv4.igmp_link_local_mcast_reports", "0"},
 	{"net.ipv4.ping_group_range", "0 2147483647"},
 	{"net.core.somaxconn", "65535"},
 	{"net.ipv4.tcp_max_syn_backlog", "65535"},

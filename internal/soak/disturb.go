@@ -57,7 +57,11 @@ var disturbances = []disturbanceKind{
 	{name: Forget, often: 1, before: func(c *trial, _ context.Context) error { return c.net.Gateway.ForgetNeighbours() }},
 	{name: TwoCuts, often: 2},
 	{name: Reload, often: 2, beside: (*trial).reload},
-	{name: OthersDelete, often: 1, fits: func(_ *gateway, s *Scenario) bool { return s.Again == 0 }},
+	{name: OthersDelete, often: 1, fits: func(k *gateway, s *Scenario) bool {
+		// A ruleset that drops what is new and no SYN, ahead of the fence, drops
+		// the answers of ends whose entry somebody else has deleted.
+		return s.Again == 0 && k.config.Crowd != lab.CrowdDropping
+	}},
 	{name: DeletedBefore, often: 3, fits: leavesMirrors, before: (*trial).deleteBefore},
 	{name: Restored, often: 2, fits: restorable, before: (*trial).restore},
 	{name: Queued, often: 1, fits: queueable, queue: true, beside: (*trial).queueOpen},
@@ -100,7 +104,7 @@ func (c *trial) reload(ctx context.Context) error {
 func leavesMirrors(k *gateway, s *Scenario) bool {
 	g := &s.Groups[0]
 	c := &k.config
-	return g.Road == Inward && (g.Kind == lab.Speak || g.Kind == lab.Download) && s.Again == 0 &&
+	return g.Road == Inward && g.From == 0 && (g.Kind == lab.Speak || g.Kind == lab.Download) && s.Again == 0 &&
 		c.Sysctls["net.netfilter.nf_conntrack_tcp_loose"] == "" && c.Zoned == lab.NoZones && c.Uplinks == lab.MainTable &&
 		c.Crowd != lab.CrowdDropping
 }

@@ -17,7 +17,6 @@ type census struct {
 	rest              int // ends of others that can be told
 	unsure            int // TCP flows whose end nobody can know
 	spared            int
-	strangers         int // flows of nobody's that the selector means
 	related, mirrored int
 }
 
@@ -27,7 +26,7 @@ func (c *trial) census() (n census) {
 		switch {
 		case f.kind == lab.Echo:
 		case !f.tcp():
-			n.rest += 2 - len(c.reachable(f)) + there // it leaves for an end that has vanished, too
+			n.rest += there
 		default:
 			n.tcp++
 			n.tcpEnds += there
@@ -47,15 +46,6 @@ func (c *trial) census() (n census) {
 	for _, f := range c.others {
 		if f.entry != nil && c.spared(f) && f.view().meets(c.s.Select) {
 			n.spared++
-		}
-	}
-	for _, v := range c.strangers {
-		switch {
-		case !v.meets(c.s.Select):
-		case len(c.s.Spare) > 0 && v.meets(c.s.Spare):
-			n.spared++
-		default:
-			n.strangers++
 		}
 	}
 	return n
@@ -96,14 +86,14 @@ func (c *trial) checkReceipt(run *cutRun) {
 		// Of two cuts each may find what the other has left, and nothing else.
 		wrong(got < want && c.s.Disturb != TwoCuts || got > want && !more, "%s %d, want %d", what, got, want)
 	}
-	is("matched", n.Matched, len(c.victims)+want.strangers+want.spared)
+	is("matched", n.Matched, len(c.victims)+want.spared)
 	is("spared", n.Spared, want.spared)
 	is("related", n.Related, want.related)
 	is("mirrored", n.Mirrored, want.mirrored)
 	if c.s.Disturb == OthersDelete || c.masqueradeKills() {
-		is("deleted and vanished", n.Deleted+n.Vanished, len(c.victims)+want.strangers)
+		is("deleted and vanished", n.Deleted+n.Vanished, len(c.victims))
 	} else {
-		is("deleted", n.Deleted, len(c.victims)+want.strangers)
+		is("deleted", n.Deleted, len(c.victims))
 	}
 	if c.gateway.reaches() {
 		c.checkEnds(&e, &want, kicked, is)
@@ -119,7 +109,7 @@ func (c *trial) checkFlows(r *cut.Receipt, kicked, more bool) {
 	}
 	for _, x := range r.Flow {
 		f := victims[x.Flow.Key()]
-		if f == nil && x.Outcome != cut.Spared && !more && (x.Flow.Orig.HasPorts() || x.Flow.Orig.IsICMP()) {
+		if f == nil && x.Outcome != cut.Spared && !more {
 			c.broken.add(Proven, "nobody asked for %+v", x.Flow)
 		}
 		if f == nil || !f.tcp() || !kicked || c.shared(f) {

@@ -25,12 +25,12 @@ import (
 
 // Report is what came of a scenario.
 type Report struct {
-	Broken  []string // promises that did not hold, and what was seen
-	Victims int      // flows that were to be cut
-	Others  int
-	Proven  bool
-	Reason  string // of the receipt
-	Took    time.Duration
+	Broken   []string // promises that did not hold, and what was seen
+	Victims  int      // flows that were to be cut
+	Others   int
+	Proven   bool
+	Receipts []*cut.Receipt
+	Took     time.Duration
 
 	broken broken
 }
@@ -89,8 +89,11 @@ func Run(ctx context.Context, s *Scenario, t Tools) (r *Report, err error) {
 		return nil, err
 	}
 	r = &Report{Broken: x.broken.list(), broken: x.broken, Victims: len(x.victims), Others: len(x.others)}
-	if last := c.last(); last != nil {
-		r.Proven, r.Reason = last.Proven, last.Reason
+	for _, run := range c.cuts {
+		if run.receipt != nil {
+			r.Receipts = append(r.Receipts, run.receipt)
+			r.Proven = run.receipt.Proven
+		}
 	}
 	return r, nil
 }
@@ -251,12 +254,11 @@ func (c *trial) breakOff(ctx context.Context) error {
 
 // max is the limit to how many flows may be cut, 0: none.
 func (c *trial) max() int {
-	all := len(c.victims) + c.census().strangers
 	switch c.s.Max {
 	case MaxEnough:
-		return all
+		return len(c.victims)
 	case MaxLess:
-		return max(0, all-1)
+		return max(0, len(c.victims)-1)
 	}
 	return 0
 }

@@ -24,9 +24,7 @@ type site struct {
 	flows   []*flow
 	victims []*flow // that are to be cut
 	others  []*flow
-	// Flows that hosts and bridges have for themselves, such as IGMP's.
-	strangers []view
-	again     *lab.Reconnecting
+	again   *lab.Reconnecting
 
 	broken broken
 }
@@ -195,13 +193,6 @@ func (x *site) entries(ctx context.Context) error {
 	table, err := x.table(ctx)
 	if err != nil {
 		return err
-	}
-	for _, e := range table {
-		if !e.Orig.HasPorts() && !e.Orig.IsICMP() {
-			x.strangers = append(x.strangers, view{orig: e.Orig, reply: e.Reply, mark: uint32(e.Mark), id: e.ID, zones: [2]uint16{
-				uint16(e.Zone | e.OrigZone), uint16(e.Zone | e.ReplyZone),
-			}})
-		}
 	}
 	for _, f := range x.flows {
 		at := f.places()

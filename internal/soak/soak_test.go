@@ -4,6 +4,7 @@ package soak
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"flowcut/conntrack"
 	"flowcut/cut"
 	"flowcut/internal/lab"
+	"flowcut/internal/netns"
 	"flowcut/selector"
 )
 
@@ -42,7 +44,7 @@ func TestMain(m *testing.M) {
 // In scenarios that nobody has thought of all promises are kept. Each run draws
 // others; the seeds that are logged bring them back by `make soak SEED=... COUNT=1`.
 func TestDrawnScenarios(t *testing.T) {
-	const enough = 25 * time.Second
+	const enough = 15 * time.Second
 	seed := uint64(time.Now().Unix()) * 1000
 	for began := time.Now(); time.Since(began) < enough; seed++ {
 		s := Draw(seed)
@@ -53,6 +55,45 @@ func TestDrawnScenarios(t *testing.T) {
 		t.Logf("seed %d: %s | %s", seed, r, s)
 		for _, b := range r.Broken {
 			t.Errorf("seed %d: %s", seed, b)
+		}
+	}
+}
+
+// A seed is a scenario, and among few there is one of each kind of anything.
+func TestDraw(t *testing.T) {
+	seen := map[string]bool{}
+	for seed := range uint64(2000) {
+		s := Draw(seed)
+		if again := Draw(seed); again.String() != s.String() {
+			t.Fatalf("seed %d: %s, and then %s", seed, s, again)
+		}
+		seen[string(s.Disturb)] = true
+		for _, k := range s.Gateway {
+			seen[k] = true
+		}
+		for _, g := range s.Groups {
+			seen[string(g.Road)], seen[trafficOf(g.Kind).name] = true, true
+		}
+	}
+	var want []string
+	for _, k := range lab.GatewayKinds {
+		want = append(want, k.Name)
+	}
+	for _, f := range features {
+		want = append(want, f.name)
+	}
+	for _, c := range courses {
+		want = append(want, string(c.road))
+	}
+	for _, k := range traffics {
+		want = append(want, k.name)
+	}
+	for _, d := range disturbances {
+		want = append(want, string(d.name))
+	}
+	for _, w := range want {
+		if !seen[w] {
+			t.Errorf("%q is not drawn", w)
 		}
 	}
 }
@@ -105,7 +146,13 @@ func boasting(change func(*cut.Receipt)) Cutter {
 	}
 }
 
-// deleting does what conntrack -D does, and calls that a cut.
+// littering cuts well and leaves a table behind.
+func littering(ctx context.Context, o cut.Options) (*cut.Receipt, error) {
+	r, err := cut.Run(ctx, o)
+	return r, errors.Join(err, netns.DoFd(o.NetNS, exec.Command("nft", "add", "table", "ip", "litter").Run))
+}
+
+// deleting does what conntrack -D does, and calls that a cut with a guard.
 func deleting(ctx context.Context, o cut.Options) (*cut.Receipt, error) {
 	ct, err := conntrack.Dial(conntrack.Config{NetNS: o.NetNS})
 	if err != nil {
@@ -124,8 +171,10 @@ func deleting(ctx context.Context, o cut.Options) (*cut.Receipt, error) {
 	}
 	r.Flows.Matched = len(keys)
 	r.Flows.Deleted, err = ct.Delete(ctx, keys, nil)
+	r.Fence.RaisedAfterMS = cut.Millis(time.Since(o.Start))
+	time.Sleep(2 * margin) // which is what it does
 	r.ElapsedMS = cut.Millis(time.Since(o.Start))
-	r.Fence.RaisedAfterMS, r.Fence.LiftedAfterMS = r.ElapsedMS, r.ElapsedMS
+	r.Fence.LiftedAfterMS = r.ElapsedMS
 	return r, err
 }
 
@@ -137,7 +186,8 @@ func TestBadCuts(t *testing.T) {
 		cut    Cutter
 		broken []Promise
 	}{
-		{"conntrack -D", deleting, []Promise{Gone, Final, Told, Proven}},
+		{"conntrack -D", deleting, []Promise{Gone, Silent, Final, Told, Proven}},
+		{"leaves rules", littering, []Promise{NothingLeft}},
 		{"tells nobody", pretending(func(o *cut.Options) { o.Silent = true }), []Promise{Told}},
 		{"kicks nobody", pretending(func(o *cut.Options) { o.NoKick = true }), []Promise{Proven}},
 		{"cuts others", pretending(func(o *cut.Options) { o.Selector = sel("--orig-port-dst=5201,5202") }), []Promise{NobodyElse}},

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -112,5 +113,10 @@ func (r *runner) one(ctx context.Context, seed uint64) {
 	for _, b := range report.Broken {
 		fmt.Printf("\t%s\n", b)
 	}
-	fmt.Printf("\treason: %s\n\tagain: make soak SEED=%d COUNT=1\n", report.Reason, seed)
+	for _, x := range report.Receipts {
+		x.Flow = nil // there can be many
+		text, _ := json.Marshal(x)
+		fmt.Printf("\treceipt: %s\n", text)
+	}
+	fmt.Printf("\tagain: make soak SEED=%d COUNT=1\n", seed)
 }
