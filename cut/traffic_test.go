@@ -11,7 +11,6 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/lab"
-	"flowcut/internal/lab/labtest"
 	"flowcut/selector"
 )
 
@@ -58,17 +57,7 @@ func proc(t testing.TB, h *lab.Host, file string) string {
 // flows returns the gateway's entries that a selector means.
 func flows(t testing.TB, net *lab.Topology, s selector.Selector) []*conntrack.Flow {
 	t.Helper()
-	c, err := conntrack.Dial(conntrack.Config{NetNS: net.Gateway.NS.Fd()})
-	must(t, err)
-	defer c.Close()
-	var out []*conntrack.Flow
-	for f, err := range c.Dump(labtest.Context(t), conntrack.Filter{}) {
-		must(t, err)
-		if s.Match(f) {
-			out = append(out, f.Clone())
-		}
-	}
-	return out
+	return all(t, table(t, net), s)
 }
 
 // wantReason checks that the receipt says something in its reason.
