@@ -108,7 +108,8 @@ func (c *trial) check(ctx context.Context) error {
 	return nil
 }
 
-// standing is when the first fence stood and when the last was lifted.
+// standing is when the first fence stood and when the first was lifted: of two
+// cuts one may have found what the other had left, and hold nothing else.
 func (c *trial) standing() (raised, lifted time.Time) {
 	for _, run := range c.cuts {
 		if run.receipt == nil {
@@ -117,7 +118,7 @@ func (c *trial) standing() (raised, lifted time.Time) {
 		if r := run.raised(); raised.IsZero() || r.Before(raised) {
 			raised = r
 		}
-		if l := run.lifted(); l.After(lifted) {
+		if l := run.lifted(); lifted.IsZero() || l.Before(lifted) {
 			lifted = l
 		}
 	}
