@@ -126,12 +126,14 @@ func (c *trial) standing() (raised, lifted time.Time) {
 }
 
 // held returns the victims whose packets the guard stops until it is lifted.
-// Without a hold, and after a cut that was broken off, flows without a
-// handshake may have begun again by a packet that the ruleset lets pass.
+// Without a hold, flows without a handshake may begin again by a packet that
+// the ruleset lets pass, and so may all that a cut has deleted, and not told,
+// before it was broken off.
 func (c *trial) held() []*flow {
 	var out []*flow
+	broken := c.s.Disturb.kind().breaksOff
 	for _, f := range c.victims {
-		if f.tcp() || c.s.Hold != cut.None && !c.s.Disturb.kind().breaksOff {
+		if f.tcp() && !(broken && c.s.Kick != KickAll) || c.s.Hold != cut.None && !broken {
 			out = append(out, f)
 		}
 	}
