@@ -108,7 +108,8 @@ func (c *trial) check(ctx context.Context) error {
 	return nil
 }
 
-// standing is when the first fence stood and when the last was lifted.
+// standing is when the first fence stood and when the first was lifted: of two
+// cuts one may have found what the other had left, and hold nothing else.
 func (c *trial) standing() (raised, lifted time.Time) {
 	for _, run := range c.cuts {
 		if run.receipt == nil {
@@ -117,7 +118,7 @@ func (c *trial) standing() (raised, lifted time.Time) {
 		if r := run.raised(); raised.IsZero() || r.Before(raised) {
 			raised = r
 		}
-		if l := run.lifted(); l.After(lifted) {
+		if l := run.lifted(); lifted.IsZero() || l.Before(lifted) {
 			lifted = l
 		}
 	}
@@ -125,12 +126,14 @@ func (c *trial) standing() (raised, lifted time.Time) {
 }
 
 // held returns the victims whose packets the guard stops until it is lifted.
-// Without a hold, and after a cut that was broken off, flows without a
-// handshake may have begun again by a packet that the ruleset lets pass.
+// Without a hold, flows without a handshake may begin again by a packet that
+// the ruleset lets pass, and so may all that a cut has deleted, and not told,
+// before it was broken off.
 func (c *trial) held() []*flow {
 	var out []*flow
+	broken := c.s.Disturb.kind().breaksOff
 	for _, f := range c.victims {
-		if f.tcp() || c.s.Hold != cut.None && !c.s.Disturb.kind().breaksOff {
+		if f.tcp() && !(broken && c.s.Kick != KickAll) || c.s.Hold != cut.None && !broken {
 			out = append(out, f)
 		}
 	}
