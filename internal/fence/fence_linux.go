@@ -12,6 +12,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,6 +64,7 @@ type Fence struct {
 	name    string
 	numbers Numbers
 	tables  []*raised
+	lowered bool
 	queues  *os.File // open once Queues was called
 }
 
@@ -141,13 +143,28 @@ func (f *Fence) lay(family conntrack.Family) *raised {
 // tracking on for the family, so it is for families that have entries.
 func (f *Fence) Raise(family conntrack.Family) error {
 	r := f.lay(family)
-	b := new(nft.Batch)
-	b.AddTable(r.table)
-	if err := f.conn.Commit(b); err != nil {
-		return fmt.Errorf("fence: raise for %s: %w", r.family, explain(err))
+	first, second := new(nft.Batch), new(nft.Batch)
+	first.AddEmptyTable(r.table)
+	if r.ranges() {
+		// New ranges are found a moment after the rules of the same transaction
+		// are in force: packets that a negated list leaves out would be stopped.
+		second.AddAllRules(r.table)
+	} else {
+		first.AddAllRules(r.table)
 	}
+	for _, b := range []*nft.Batch{first, second} {
+		if err := f.conn.Commit(b); err != nil {
+			return fmt.Errorf("fence: raise for %s: %w", r.family, explain(err))
+		}
+	}
+	f.lowered = false
 	f.tables = append(f.tables, r)
 	return nil
+}
+
+// ranges tells whether there are sets of ranges.
+func (r *raised) ranges() bool {
+	return slices.ContainsFunc(r.table.Sets, func(s *nft.Set) bool { return s.Interval })
 }
 
 // explain names what the kernel lacks, where the errno tells.
@@ -277,11 +294,18 @@ func (f *Fence) Lower() error {
 	if err := f.conn.Commit(b); err != nil {
 		return fmt.Errorf("fence: lower: %w", err)
 	}
+	f.lowered = true
 	return nil
 }
 
-// Lift removes all that stands.
+// Lift removes all that stands. The selector's rules go before its sets: a
+// packet that meets them while both go finds the sets empty.
 func (f *Fence) Lift() error {
+	if !f.lowered {
+		if err := f.Lower(); err != nil {
+			return err
+		}
+	}
 	b := new(nft.Batch)
 	for _, r := range f.tables {
 		b.DeleteTable(r.table)

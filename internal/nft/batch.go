@@ -38,6 +38,13 @@ func (b *Batch) put(typ uint16, f Family, flags netlink.HeaderFlags, fill func(e
 // AddTable makes the table with its sets, chains and rules. One that exists
 // already fails the batch.
 func (b *Batch) AddTable(t *Table) {
+	b.AddEmptyTable(t)
+	b.AddAllRules(t)
+}
+
+// AddEmptyTable makes the table with its sets and what is in these, and with its
+// chains, but without rules.
+func (b *Batch) AddEmptyTable(t *Table) {
 	b.put(unix.NFT_MSG_NEWTABLE, t.Family, create, func(e *encoder) {
 		e.str(unix.NFTA_TABLE_NAME, t.Name)
 		if t.Owned {
@@ -51,6 +58,10 @@ func (b *Batch) AddTable(t *Table) {
 	for _, c := range t.Chains {
 		b.addChain(t, c)
 	}
+}
+
+// AddAllRules adds the rules of all chains of the table.
+func (b *Batch) AddAllRules(t *Table) {
 	for _, c := range t.Chains {
 		b.AddRules(t, c.Name, c.Rules)
 	}
