@@ -5,6 +5,8 @@ package soak
 import (
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"flowcut/conntrack"
@@ -63,6 +65,9 @@ func (c *trial) checkNow(ctx context.Context) error {
 // kernel gives an entry the ID of an old one when it gets its place in memory:
 // when it began tells, where that is noted.
 func (c *trial) stays(f *flow, e *conntrack.Flow) bool {
+	if c.s.Disturb.kind().breaksOff && c.changed(f, e) {
+		return false
+	}
 	if f.tcp() && c.last().Final && len(c.reachable(f)) > 0 {
 		return true
 	}
@@ -70,6 +75,21 @@ func (c *trial) stays(f *flow, e *conntrack.Flow) bool {
 		return e.Start.Before(c.began)
 	}
 	return f.tcp() && e.ID == f.entry.ID
+}
+
+// changed tells whether the cut that was broken off has made another flow of a
+// victim than the next one was asked for: reset, its entry is closed, which a
+// selection by state does not mean; deleted without a word, it may have begun
+// again after all was over.
+func (c *trial) changed(f *flow, e *conntrack.Flow) bool {
+	if !f.tcp() {
+		return false
+	}
+	byState := slices.ContainsFunc(c.s.Select, func(x Condition) bool {
+		flag := x.Words[len(x.Words)-1]
+		return strings.HasPrefix(flag, "--state=") || strings.HasPrefix(flag, "--status=")
+	})
+	return byState && e.TCP.State == conntrack.TCPClose || c.s.Kick != KickAll && e.ID != f.entry.ID
 }
 
 // checkRefused: nothing was done where more is meant than may be cut.

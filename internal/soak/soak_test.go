@@ -41,11 +41,11 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// In scenarios that nobody has thought of all promises are kept. Each run draws
-// others; the seeds that are logged bring them back by `make soak SEED=... COUNT=1`.
+// In scenarios that nobody has thought of all promises are kept. These are always
+// the first ones, as far as there is time for; `make soak` draws new ones.
 func TestDrawnScenarios(t *testing.T) {
-	const enough = 15 * time.Second
-	seed := uint64(time.Now().Unix()) * 1000
+	const enough = 20 * time.Second
+	seed := uint64(1)
 	for began := time.Now(); time.Since(began) < enough; seed++ {
 		s := Draw(seed)
 		r, err := Run(t.Context(), s, Tools{Program: program})
