@@ -88,7 +88,7 @@ func flowWords(n *cut.FlowCounts) []string {
 	}
 	w = say(w, n.Returned, "came back and were deleted again")
 	w = say(w, n.Admitted, "new ones admitted")
-	w = say(w, n.Refused, "packets of new ones refused for lack of room")
+	w = say(w, n.Refused, "first packets of new ones refused")
 	return say(w, n.Knocking, "still knocking")
 }
 
