@@ -100,13 +100,14 @@ type cutting struct {
 	reasons []string
 
 	// What is cut, and what is not.
-	members  members
-	mirror   *selector.Selector // of what the selector means; nil if none is looked for
-	services services
-	spared   map[conntrack.Key]*conntrack.Flow // selected and left alone
-	suspects map[conntrack.Key]bool            // look like mirrors and are left alone
-	twins    map[conntrack.Key]fence.Entry     // not meant, on a member's tuple in another zone
-	zoned    bool                              // there are zones
+	members       members
+	mirror        *selector.Selector  // of what the selector means; nil if none is looked for
+	exceptMirrors []selector.Selector // of what is left alone
+	services      services
+	spared        map[conntrack.Key]*conntrack.Flow // selected and left alone
+	suspects      map[conntrack.Key]bool            // look like mirrors and are left alone
+	twins         map[conntrack.Key]fence.Entry     // not meant, on a member's tuple in another zone
+	zoned         bool                              // there are zones
 
 	// When.
 	raised  time.Time
@@ -127,6 +128,7 @@ type cutting struct {
 	waiting   []fence.Queue     // have not been seen empty since the fence rose
 	drained   bool              // there are none of those any more
 	lost      int               // packets that waited in queues when the guard was lifted
+	endless   bool              // new mirrors did not cease to come
 	untracked uint64            // packets on cut tuples that conntrack was told not to track
 	knocking  []conntrack.Tuple // still sending when the guard was lifted
 	detours   []detour.Finding  // what may carry packets past all hooks
@@ -324,7 +326,7 @@ func pending(list []*member) []*member {
 // deleteAll deletes entries and looks again until a pass over the whole table
 // finds nothing old.
 func (c *cutting) deleteAll(ctx context.Context, found []*member) error {
-	for {
+	for passes := 1; ; passes++ {
 		if err := c.delete(ctx, found); err != nil {
 			return err
 		}
@@ -336,6 +338,10 @@ func (c *cutting) deleteAll(ctx context.Context, found []*member) error {
 			c.checked = true
 			return nil
 		}
+		if passes >= mostPasses && onlyMirrors(found) {
+			c.endless = true
+			return nil
+		}
 		if err := c.take(found); err != nil {
 			return err
 		}
@@ -343,6 +349,14 @@ func (c *cutting) deleteAll(ctx context.Context, found []*member) error {
 			c.tellRest(found) // TCP ends are kicked after the deletion
 		}
 	}
+}
+
+// mostPasses is how often new mirrors are looked for. Old ones have come to
+// light by then: a host that sends to ever new ports makes others without end.
+const mostPasses = 16
+
+func onlyMirrors(list []*member) bool {
+	return !slices.ContainsFunc(list, func(m *member) bool { return m.why != mirrored })
 }
 
 func (c *cutting) delete(ctx context.Context, list []*member) error {
@@ -388,7 +402,7 @@ func (c *cutting) because(format string, args ...any) {
 func (c *cutting) conclude(ctx context.Context) (err error) {
 	if !c.raised.IsZero() {
 		c.lookForDetours()
-		err = errors.Join(c.unqueue(), c.count(), c.remaining(ctx))
+		err = errors.Join(c.unqueue(), c.count(ctx), c.remaining(ctx))
 		c.receipt.Fence.LiftedAfterMS = c.since(time.Now()) // packets pass before Lift returns
 		err = errors.Join(err, c.fence.Lift())
 	}

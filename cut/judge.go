@@ -15,7 +15,7 @@ import (
 )
 
 // count reads what the fence has counted and noted, before it is lifted.
-func (c *cutting) count() error {
+func (c *cutting) count(ctx context.Context) error {
 	r := &c.receipt
 	n, err := c.fence.Counts()
 	if err != nil {
@@ -27,7 +27,7 @@ func (c *cutting) count() error {
 	if err := c.countMarks(); err != nil {
 		return err
 	}
-	if err := c.readDead(); err != nil {
+	if err := errors.Join(c.readDead(ctx), c.revive(ctx)); err != nil {
 		return err
 	}
 	for _, m := range c.members.list {
@@ -151,6 +151,7 @@ func (c *cutting) judge() {
 	doubt(c.members.offloaded() > 0, "flows that a flowtable forwarded past all rules until their entries were deleted, and for a moment longer: %d; cut again in a few seconds", c.members.offloaded())
 	doubt(c.untracked > 0, "packets of cut flows that a NOTRACK rule keeps from connection tracking: %d, which only the guard has stopped; take the rule away, or drop them there", c.untracked)
 	c.judgeDetours(doubt)
+	doubt(c.endless, "mirrors of what is selected kept coming, so somebody sends segments without connections from a service's port; block them, or leave mirrors alone by --no-mirror")
 	doubt(c.blind, "whether packets wait in an NFQUEUE since before the fence could not be seen: run it as root, or with CAP_DAC_READ_SEARCH")
 	doubt(c.settled() && !c.drained, "packets that wait in NFQUEUE %s since before the fence; their verdicts may let them pass, so cut again when the program behind it works", queueNums(c.waiting))
 	if r.Flows.Knocking > 0 {
@@ -164,6 +165,9 @@ func (c *cutting) judge() {
 	}
 	if r.Flows.Suspects > 0 {
 		c.because("flows left alone that look like mirrors of what is selected, but begin at no service's port: %d", r.Flows.Suspects)
+	}
+	if n := c.members.revived(); n > 0 {
+		c.because("ends that have gone on sending after an answer in their place, which looked like their death: %d", n)
 	}
 	left := c.members.unconfirmed()
 	silent := left.flows

@@ -84,7 +84,9 @@ func (c *cutting) kick(ctx context.Context, rounds []round, enough bool) error {
 		late := i > 0 && i+1 < len(rounds) && time.Since(start) > rounds[i+1].at
 		if i < len(rounds) && !late {
 			c.half ^= 1 << 31
-			c.probeAll(rounds[i], enough)
+			if err := c.probeAll(ctx, rounds[i], enough); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -100,7 +102,7 @@ func (c *cutting) answersUntil(ctx context.Context, until time.Time, enough bool
 	const poll = 3 * time.Millisecond
 	for {
 		began := time.Now()
-		if err := c.readDead(); err != nil {
+		if err := c.readDead(ctx); err != nil {
 			return false, err
 		}
 		n := c.members.unconfirmed()
@@ -112,7 +114,7 @@ func (c *cutting) answersUntil(ctx context.Context, until time.Time, enough bool
 			return false, nil
 		}
 		if time.Since(c.kicked) > forKernel {
-			if err := c.resetOurselves(); err != nil {
+			if err := c.resetOurselves(ctx); err != nil {
 				return false, err
 			}
 		}
@@ -136,26 +138,44 @@ func wait(ctx context.Context, d time.Duration) error {
 
 // readDead takes down the ends that the fence has heard to be dead, and where
 // it matters whether they had been told.
-func (c *cutting) readDead() error {
-	err := c.each(fence.Dead, func(m *member, i int) {
-		if !m.dead[i] && (i == 1 || m.adopted) {
+func (c *cutting) readDead(ctx context.Context) error {
+	err := c.each(ctx, fence.Dead, func(m *member, i int) {
+		if m.dead[i] {
+			return
+		}
+		if i == 1 || m.adopted {
 			c.takeBack(m, i)
 		}
-		m.dead[i] = true
+		m.dead[i], m.died[i] = true, time.Now()
 	})
 	if err != nil {
 		return err
 	}
 	n := c.members.unconfirmed()
 	if n.lonelyDead > 0 {
-		if err := c.each(fence.Reset, func(m *member, i int) { m.told[i] = true }); err != nil {
+		if err := c.each(ctx, fence.Reset, func(m *member, i int) { m.told[i] = true }); err != nil {
 			return err
 		}
 	}
 	if n.ends+n.otherEnds == 0 {
 		return nil
 	}
-	return c.readReborn()
+	return c.readReborn(ctx)
+}
+
+// revive takes back the death of ends that have sent a segment since: what has
+// no connection sends nothing but resets. Somebody else had answered for them,
+// such as a firewall in front of them, and resets do not get to them.
+func (c *cutting) revive(ctx context.Context) error {
+	const late = 50 * time.Millisecond // segments that overtook each other on the way
+	return c.noted(ctx, fence.Spoke, func(n fence.Noted) {
+		at := time.Now().Add(-n.Ago)
+		c.endsOn(n.Tuple, func(m *member, i int) {
+			if m.dead[i] && at.Sub(m.died[i]) > late {
+				m.dead[i], m.alive[i] = false, true
+			}
+		})
+	})
 }
 
 // takeBack ends what a listening host has begun on our SYN, where the
@@ -173,28 +193,46 @@ func (c *cutting) takeBack(m *member, i int) {
 
 // readReborn takes down the originators that have begun a new connection on
 // the old one's tuple. Probes would meet that.
-func (c *cutting) readReborn() error {
-	for n, err := range c.fence.Noted(fence.Born) {
-		if err != nil {
-			return err
-		}
+func (c *cutting) readReborn(ctx context.Context) error {
+	return c.noted(ctx, fence.Born, func(n fence.Noted) {
 		n.Proto = conntrack.ProtoTCP
 		c.endsOn(n.Tuple, func(m *member, i int) {
-			if i == 0 && m.tcp && !m.shared && m.key.ID != n.ID {
-				m.dead[0], m.told[0] = true, true
+			if i == 0 && m.tcp && !m.shared && !m.dead[0] && m.key.ID != n.ID && c.reborn(ctx, m, n.ID) {
+				m.dead[0], m.told[0], m.died[0] = true, true, time.Now()
 			}
 		})
+	})
+}
+
+// reborn tells whether an entry is a connection with the same responder whose
+// handshake is done. Its beginning alone anybody can send.
+func (c *cutting) reborn(ctx context.Context, m *member, id uint32) bool {
+	f, err := c.ct.Get(ctx, m.key.Orig, m.key.Zone)
+	if err != nil || f.ID != id || f.Reply != m.reply {
+		return false // where it cannot be told, the probes tell
 	}
-	return nil
+	switch f.TCP.State {
+	case conntrack.TCPEstablished, conntrack.TCPFinWait, conntrack.TCPCloseWait, conntrack.TCPLastAck, conntrack.TCPTimeWait:
+		return true
+	}
+	return false
 }
 
 // each calls f for each end of a member that has a mark.
-func (c *cutting) each(mark fence.Mark, f func(m *member, i int)) error {
+func (c *cutting) each(ctx context.Context, mark fence.Mark, f func(m *member, i int)) error {
+	return c.noted(ctx, mark, func(n fence.Noted) { c.endsOn(n.Tuple, f) })
+}
+
+// noted calls f for each tuple that has a mark, of which there may be many.
+func (c *cutting) noted(ctx context.Context, mark fence.Mark, f func(n fence.Noted)) error {
 	for n, err := range c.fence.Noted(mark) {
 		if err != nil {
 			return err
 		}
-		c.endsOn(n.Tuple, f)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		f(n)
 	}
 	return nil
 }
@@ -214,15 +252,15 @@ const forKernel = 40 * time.Millisecond
 
 // resetOurselves sends a reset to each end that the fence has stopped and that
 // has not confirmed its death, with the number that the end itself named.
-func (c *cutting) resetOurselves() error {
+func (c *cutting) resetOurselves(ctx context.Context) error {
 	next := map[conntrack.Tuple]uint32{}
-	for n, err := range c.fence.Noted(fence.Spoke) {
-		if err != nil {
-			return err
-		}
+	err := c.noted(ctx, fence.Spoke, func(n fence.Noted) {
 		if last, ok := next[n.Tuple]; !ok || int32(n.Next-last) > 0 {
 			next[n.Tuple] = n.Next
 		}
+	})
+	if err != nil {
+		return err
 	}
 	for t, seq := range next {
 		if last, ok := c.resets[t]; ok && last == seq {
@@ -254,7 +292,7 @@ func (c *cutting) reset(m *member, i int, seq uint32) {
 
 // probeAll sends one probe to each end of a TCP flow that has not confirmed
 // its death; with enough, only where that is missing.
-func (c *cutting) probeAll(r round, enough bool) {
+func (c *cutting) probeAll(ctx context.Context, r round, enough bool) error {
 	if c.kicked.IsZero() {
 		c.kicked = time.Now()
 	}
@@ -263,6 +301,9 @@ func (c *cutting) probeAll(r round, enough bool) {
 		c.asked++
 	}
 	for _, m := range c.members.list {
+		if ctx.Err() != nil { // a neighbour that does not answer is waited for
+			return context.Cause(ctx)
+		}
 		if !m.tcp || (enough && (!m.open || m.certain())) {
 			continue
 		}
@@ -275,6 +316,7 @@ func (c *cutting) probeAll(r round, enough bool) {
 			}
 		}
 	}
+	return nil
 }
 
 // target is an end of a member, for probes.

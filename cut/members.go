@@ -1,6 +1,10 @@
 package cut
 
-import "flowcut/conntrack"
+import (
+	"time"
+
+	"flowcut/conntrack"
+)
 
 // member is a flow that is cut.
 type member struct {
@@ -10,18 +14,20 @@ type member struct {
 	mark    conntrack.Mark
 	master  conntrack.Tuple // original tuple of the flow that expected it, zero without one
 	why     why
-	shared  bool    // there is a flow of another zone on one of its tuples: answers cannot be told apart
-	offload bool    // a flowtable forwards it past the hooks
-	tcp     bool    // its ends are asked for a sign of death
-	open    bool    // and it must be given, see certain
-	closed  bool    // but the gateway takes it for closed
-	free    bool    // not under the guard: the ruleset judges its next packet
-	deleted bool    // asked the kernel to
-	gone    bool    // had no entry any more by then
-	remains bool    // still has one at the end
-	dead    [2]bool // originator and responder: somebody answered for them
-	told    [2]bool // a reset of ours left for them: they had spoken
-	reset   [2]bool // one of those that we send ourselves
+	shared  bool         // there is a flow of another zone on one of its tuples: answers cannot be told apart
+	offload bool         // a flowtable forwards it past the hooks
+	tcp     bool         // its ends are asked for a sign of death
+	open    bool         // and it must be given, see certain
+	closed  bool         // but the gateway takes it for closed
+	free    bool         // not under the guard: the ruleset judges its next packet
+	deleted bool         // asked the kernel to
+	gone    bool         // had no entry any more by then
+	remains bool         // still has one at the end
+	dead    [2]bool      // originator and responder: somebody answered for them
+	died    [2]time.Time // when that was heard
+	alive   [2]bool      // and they have gone on sending since
+	told    [2]bool      // a reset of ours left for them: they had spoken
+	reset   [2]bool      // one of those that we send ourselves
 
 	adopted   bool            // looks picked up: which end began it is not known
 	asked     bool            // a SYN of ours left for it past all rules
@@ -149,6 +155,18 @@ func (ms *members) shared() (n int) {
 	for _, m := range ms.list {
 		if m.shared {
 			n++
+		}
+	}
+	return n
+}
+
+// revived counts the ends that were taken for dead and went on.
+func (ms *members) revived() (n int) {
+	for _, m := range ms.list {
+		for _, alive := range m.alive {
+			if alive {
+				n++
+			}
 		}
 	}
 	return n

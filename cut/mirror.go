@@ -33,6 +33,9 @@ func (c *cutting) reflect() {
 	}
 	m := s.Mirror()
 	m.PickedUp = selector.Yes
+	for _, x := range c.o.Except {
+		c.exceptMirrors = append(c.exceptMirrors, x.Mirror())
+	}
 	if m.Empty() {
 		return // as with --proto udp
 	}

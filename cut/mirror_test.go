@@ -3,7 +3,9 @@
 package cut
 
 import (
+	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -226,4 +228,45 @@ func TestCutMirrorsBehindFirewalls(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A mirror of what is spared is spared.
+func TestCutSparesMirrors(t *testing.T) {
+	net := dmz(t, lab.Config{})
+	ghosts := zombies(t, net, 1)
+	r := runCut(t, net, quick(Options{Selector: toServer(t, net), Except: []selector.Selector{parse(t, "-s", net.Clients[0].Addr4.String(), "-g")}}))
+	if !r.Proven || r.Flows.Spared != 1 || r.Flows.Mirrored != 0 {
+		t.Errorf("proven %v, spared %d, mirrored %d", r.Proven, r.Flows.Spared, r.Flows.Mirrored)
+	}
+	before := ghosts.Received()
+	labtest.Until(t, "it goes on", func() bool { return ghosts.Received() > before+1<<20 })
+}
+
+// A host that makes new mirrors without end does not keep a cut from its end,
+// but from being proven.
+func TestCutMirrorsWithoutEnd(t *testing.T) {
+	net := dmz(t, lab.Config{})
+	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, false), Count: 3})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		nobody := netip.MustParseAddr("203.0.113.77")
+		for p := uint16(1024); ctx.Err() == nil; p++ {
+			from, to := address(net.Servers[0], false, port), netip.AddrPortFrom(nobody, p)
+			if err := net.Servers[0].Inject(t.Context(), stray(from, to)); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	start := time.Now()
+	r := runCut(t, net, quick(Options{Selector: toServer(t, net)}))
+	cancel()
+	must(t, <-done)
+	if r.Proven || time.Since(start) > 20*time.Second {
+		t.Errorf("proven %v after %v", r.Proven, time.Since(start))
+	}
+	wantReason(t, r, "mirrors of what is selected kept coming")
+	wantReset(t, both(idle))
 }

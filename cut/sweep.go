@@ -6,6 +6,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
+	"flowcut/selector"
 )
 
 // find looks for the flows to cut. Where the rules do not know the selector,
@@ -125,6 +126,10 @@ func (c *cutting) look(l *listing, f *conntrack.Flow, bySelector bool) {
 	case !c.o.NoRelated && f.Has&conntrack.AttrMaster != 0:
 		l.expected = append(l.expected, newMember(f, c.o.Flows))
 	case bySelector && c.mirror != nil && c.mirror.Match(f):
+		if matches(c.exceptMirrors, f) {
+			c.spare(f)
+			return
+		}
 		l.mirrors = append(l.mirrors, newMember(f, c.o.Flows))
 	}
 }
@@ -186,8 +191,13 @@ func (c *cutting) spares(f *conntrack.Flow) bool {
 	if len(c.o.Spare) > 0 && (slices.Contains(c.o.Spare, f.Orig) || slices.Contains(c.o.Spare, f.Reply.Invert())) {
 		return true
 	}
-	for i := range c.o.Except {
-		if c.o.Except[i].Match(f) {
+	return matches(c.o.Except, f)
+}
+
+// matches tells whether any of the selectors means a flow.
+func matches(list []selector.Selector, f *conntrack.Flow) bool {
+	for i := range list {
+		if list[i].Match(f) {
 			return true
 		}
 	}

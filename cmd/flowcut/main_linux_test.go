@@ -225,6 +225,43 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// A list that does not come does not keep a signal from ending the program.
+func TestInterruptedWhileReading(t *testing.T) {
+	for _, command := range []string{"cut", "list"} {
+		c := &cutting{Cmd: exec.Command(program, command, "--host", "@-")}
+		c.Stdout, c.Stderr = &c.stdout, &c.stderr
+		r, stdin, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Stdin = r
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stdin.Write([]byte("192.0.2.1\n")); err != nil {
+			t.Fatal(err)
+		}
+		labtest.Until(t, "it has read that", func() bool { return pending(t, r) == 0 })
+		if err := c.Process.Signal(unix.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		if code := c.wait(t); code != 130 || c.stdout.Len() != 0 {
+			t.Errorf("%s: exit code %d, stdout %q, stderr %q", command, code, &c.stdout, &c.stderr)
+		}
+		_, _ = r.Close(), stdin.Close()
+	}
+}
+
+// pending is how many bytes of a pipe nobody has read.
+func pending(t *testing.T, pipe *os.File) int {
+	t.Helper()
+	n, err := unix.IoctlGetInt(int(pipe.Fd()), unix.TIOCINQ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // Without privilege nothing happens, and what is missing is named.
 func TestNoPrivilege(t *testing.T) {
 	c := &cutting{Cmd: exec.Command(program, "cut", "--host", "192.0.2.1")}

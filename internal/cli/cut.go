@@ -65,7 +65,7 @@ changed.`,
 	ns := addNetNS(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		sel.NFT = ns.readSet
-		s, err := sel.Selector(cmd.InOrStdin())
+		s, err := unlessEnded(cmd.Context(), func() (selector.Selector, error) { return sel.Selector(cmd.InOrStdin()) })
 		if err != nil {
 			return err
 		}
@@ -73,7 +73,8 @@ changed.`,
 			return err
 		}
 		o := f.options(s, start)
-		if o.Except, err = f.spare.selectors(ns.readSet); err != nil {
+		spared := func() ([]selector.Selector, error) { return f.spare.selectors(ns.readSet) }
+		if o.Except, err = unlessEnded(cmd.Context(), spared); err != nil {
 			return err
 		}
 		// All sockets are opened by one thread, without a wait for another.

@@ -36,7 +36,7 @@ both from before the flow began.`,
 	ns := addNetNS(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		sel.NFT = ns.readSet
-		s, err := sel.Selector(cmd.InOrStdin())
+		s, err := unlessEnded(cmd.Context(), func() (selector.Selector, error) { return sel.Selector(cmd.InOrStdin()) })
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,7 @@ func TestFlowWords(t *testing.T) {
 		{cut.FlowCounts{Matched: 3, Deleted: 3}, "3 matched, 3 deleted"},
 		{cut.FlowCounts{Matched: 9, Deleted: 5, Vanished: 1, Remaining: 1, Spared: 2, Related: 2, Mirrored: 1, Suspects: 4, Returned: 1, Admitted: 7, Refused: 8, Knocking: 6},
 			"9 matched, 5 deleted, 1 already gone, 1 still there, 2 spared, 2 expected by them, 1 mirror of an earlier deletion, 4 look like mirrors, left alone, " +
-				"1 came back and were deleted again, 7 new ones admitted, 8 packets of new ones refused for lack of room, 6 still knocking"},
+				"1 came back and were deleted again, 7 new ones admitted, 8 first packets of new ones refused, 6 still knocking"},
 		{cut.FlowCounts{Matched: 2, Deleted: 2, Mirrored: 2}, "2 matched, 2 deleted, 2 mirrors of an earlier deletion"},
 		{cut.FlowCounts{Suspects: 1}, "0 matched, 1 looks like a mirror, left alone"},
 	} {

@@ -344,7 +344,7 @@ const (
 type Noted struct {
 	conntrack.Tuple
 	ID   uint32        // of the entry; for Born alone
-	Ago  time.Duration // since the last packet; for Knocked and Leaked alone
+	Ago  time.Duration // since the last packet; for Knocked, Leaked and Spoke alone
 	Next uint32        // sequence number that the end expects, so that it takes a reset; for Spoke alone
 }
 

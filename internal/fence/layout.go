@@ -34,9 +34,8 @@ const (
 
 // Sizes and lifetimes of the sets that packets fill.
 const (
-	setSize  = 1 << 16
-	seenFor  = time.Second // a first packet passes all hooks, or waits in a queue and is sent again
-	spokeFor = 2 * time.Second
+	setSize = 1 << 16
+	seenFor = time.Second // a first packet passes all hooks, or waits in a queue and is sent again
 )
 
 // Comments of the rules whose counters are read.
@@ -409,11 +408,11 @@ func (l *layout) guard(size uint32) (sets []*nft.Set, chains []*nft.Chain) {
 	}
 	sets[len(sets)-1].Timeout = l.remember
 	sets = append(sets,
-		&nft.Set{Name: setSpoke, Key: l.spoken().Types(), Dynamic: true, Size: size, Timeout: spokeFor},
+		&nft.Set{Name: setSpoke, Key: l.spoken().Types(), Dynamic: true, Size: size, Timeout: l.remember},
 		&nft.Set{Name: setShared, Key: l.packet().Types()})
 	return sets, []*nft.Chain{
 		{Name: chainSpoke, Rules: []nft.Rule{
-			rule(tcp, flags(syn|rst|ack, ack), isCut(l.packet()), nft.AddTo{Key: l.spoken(), Set: setSpoke, Timeout: spokeFor}),
+			rule(tcp, flags(syn|rst|ack, ack), isCut(l.packet()), nft.AddTo{Key: l.spoken(), Set: setSpoke, Timeout: l.remember}),
 			rule(tcp, pastHooks, isCut(l.packet()), nft.AddTo{Key: l.packet(), Set: setResetCut}),
 		}},
 		{Name: chainAnswers, Rules: l.answers()},
