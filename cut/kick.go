@@ -205,8 +205,12 @@ func (c *cutting) readReborn(ctx context.Context) error {
 }
 
 // reborn tells whether an entry is a connection with the same responder whose
-// handshake is done. Its beginning alone anybody can send.
+// handshake is done: its beginning alone anybody can send. Of a flow that was no
+// more than begun itself it is the next attempt.
 func (c *cutting) reborn(ctx context.Context, m *member, id uint32) bool {
+	if !m.open {
+		return true
+	}
 	f, err := c.ct.Get(ctx, m.key.Orig, m.key.Zone)
 	if err != nil || f.ID != id || f.Reply != m.reply {
 		return false // where it cannot be told, the probes tell
