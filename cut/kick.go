@@ -197,7 +197,8 @@ func (c *cutting) readReborn(ctx context.Context) error {
 	return c.noted(ctx, fence.Born, func(n fence.Noted) {
 		n.Proto = conntrack.ProtoTCP
 		c.endsOn(n.Tuple, func(m *member, i int) {
-			if i == 0 && m.tcp && !m.shared && !m.dead[0] && m.key.ID != n.ID && c.reborn(ctx, m, n.ID) {
+			known := m.dead[0] && m.told[0]
+			if i == 0 && m.tcp && !m.shared && !known && m.key.ID != n.ID && c.reborn(ctx, m, n.ID) {
 				m.dead[0], m.told[0], m.died[0] = true, true, time.Now()
 			}
 		})
