@@ -293,7 +293,9 @@ func (c *cutting) take(list []*member) error {
 // that are over do not wait for them: as long as its entry lives, a client that
 // connects again from the same port is refused.
 func (c *cutting) tell(ctx context.Context, list []*member) error {
-	c.tellRest(list)
+	if err := c.tellRest(ctx, list); err != nil {
+		return err
+	}
 	if err := c.kick(ctx, roundsFirst, false); err != nil {
 		return err
 	}
@@ -346,7 +348,9 @@ func (c *cutting) deleteAll(ctx context.Context, found []*member) error {
 			return err
 		}
 		if c.kicks() {
-			c.tellRest(found) // TCP ends are kicked after the deletion
+			if err := c.tellRest(ctx, found); err != nil { // TCP ends are kicked after the deletion
+				return err
+			}
 		}
 	}
 }
@@ -402,8 +406,8 @@ func (c *cutting) because(format string, args ...any) {
 func (c *cutting) conclude(ctx context.Context) (err error) {
 	if !c.raised.IsZero() {
 		c.lookForDetours()
-		err = errors.Join(c.unqueue(), c.count(ctx), c.remaining(ctx))
-		c.receipt.Fence.LiftedAfterMS = c.since(time.Now()) // packets pass before Lift returns
+		err = errors.Join(c.count(ctx), c.remaining(ctx), c.unqueue()) // the queues last, since they fill again
+		c.receipt.Fence.LiftedAfterMS = c.since(time.Now())            // packets pass before Lift returns
 		err = errors.Join(err, c.fence.Lift())
 	}
 	if err != nil && c.ended == "" {

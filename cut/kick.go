@@ -198,7 +198,7 @@ func (c *cutting) readReborn(ctx context.Context) error {
 		n.Proto = conntrack.ProtoTCP
 		c.endsOn(n.Tuple, func(m *member, i int) {
 			known := m.dead[0] && m.told[0]
-			if i == 0 && m.tcp && !m.shared && !known && m.key.ID != n.ID && c.reborn(ctx, m, n.ID) {
+			if i == 0 && m.tcp && !m.shared && !known && c.reborn(ctx, m, n.ID) {
 				m.dead[0], m.told[0], m.died[0] = true, true, time.Now()
 			}
 		})
@@ -363,8 +363,11 @@ func (c *cutting) began(m *member) int {
 }
 
 // tellRest sends the ends of flows that are not TCP a port unreachable.
-func (c *cutting) tellRest(list []*member) {
+func (c *cutting) tellRest(ctx context.Context, list []*member) error {
 	for _, m := range list {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if m.tcp {
 			continue
 		}
@@ -374,6 +377,7 @@ func (c *cutting) tellRest(list []*member) {
 			}
 		}
 	}
+	return nil
 }
 
 // unreachable tells an end by every way that may be the one to it. What passes

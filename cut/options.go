@@ -22,7 +22,8 @@ type Options struct {
 
 	// Spare are flows that are left alone, whatever the selector says, such as
 	// the caller's own connection: what their originators send, or what their
-	// responders send, turned round. For a socket of the gateway's own that is
+	// responders send, turned round; whichever end conntrack takes for the
+	// originator. For a socket of the gateway's own that is
 	// the peer's address and port, then its own, whatever NAT does on the way.
 	Spare []conntrack.Tuple
 

@@ -188,8 +188,11 @@ func (c *cutting) isMaster(t conntrack.Tuple, zone conntrack.Zone) bool {
 
 // spares tells whether a flow is to be left alone.
 func (c *cutting) spares(f *conntrack.Flow) bool {
-	if len(c.o.Spare) > 0 && (slices.Contains(c.o.Spare, f.Orig) || slices.Contains(c.o.Spare, f.Reply.Invert())) {
-		return true
+	for _, t := range c.o.Spare {
+		// Conntrack may have adopted it from either end.
+		if t == f.Orig || t == f.Reply.Invert() || t == f.Reply || t == f.Orig.Invert() {
+			return true
+		}
 	}
 	return matches(c.o.Except, f)
 }
@@ -218,7 +221,8 @@ func (c *cutting) onTuple(f *conntrack.Flow) bool {
 	zone := f.Zone | f.OrigZone | f.ReplyZone
 	if ref, ok := c.members.ends[f.Orig]; ok {
 		if e, ok := ref.in(zone); ok {
-			return !e.m.free || c.members.keys[f.Key()] != nil
+			old := c.members.keys[f.Key()]
+			return !e.m.free || old != nil && !old.deleted
 		}
 		c.twin(f, ref)
 	}
@@ -235,6 +239,9 @@ func (c *cutting) onTuple(f *conntrack.Flow) bool {
 // it; before the deletion it is a flow of its own.
 func (c *cutting) known(m *member) *member {
 	if old, ok := c.members.keys[m.key]; ok {
+		if old.deleted { // an entry that is put back may get the old one's ID
+			c.receipt.Flows.Returned++
+		}
 		return old
 	}
 	if ref, ok := c.members.ends[m.key.Orig]; ok {

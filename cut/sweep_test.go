@@ -36,10 +36,12 @@ func TestKnown(t *testing.T) {
 	}
 	want("both again", 2, 0)
 	first.deleted, second.deleted = true, true
+	known(flow(1, 0))
+	want("put back with the same ID", 2, 1)
 	known(flow(3, 0))
-	want("a new entry after the deletion", 2, 1)
+	want("a new entry after the deletion", 2, 2)
 	reversed := flow(4, 0)
 	reversed.Orig, reversed.Reply = reversed.Reply, reversed.Orig
 	known(reversed)
-	want("one from the other end", 2, 2)
+	want("one from the other end", 2, 3)
 }

@@ -40,9 +40,13 @@ func exact(s *selector.Selector) bool {
 	if s.State.Set || s.ID.Set || s.PickedUp != selector.Any || s.Status.Set || s.Mark.Set || s.Labels.Set {
 		return false
 	}
-	c := compiler{family: nft.IPv4, count: true}
-	c.compile(s)
-	return !c.tooMany
+	for _, family := range []nft.Family{nft.IPv4, nft.IPv6} {
+		c := compiler{family: family, count: true}
+		if c.compile(s); c.tooMany {
+			return false
+		}
+	}
+	return true
 }
 
 // maxTerms bounds the rules that each packet may have to pass. Long negated

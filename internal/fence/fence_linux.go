@@ -6,6 +6,7 @@
 package fence
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flowcut/conntrack"
+	"flowcut/internal/netns"
 	"flowcut/internal/nft"
 	"flowcut/selector"
 )
@@ -127,15 +129,31 @@ func Plan(cfg Config, families ...conntrack.Family) (tables string, exact bool) 
 func (f *Fence) lay(family conntrack.Family) *raised {
 	r := &raised{layout: layout{
 		compiler: compiler{family: nft.Family(family)},
-		silent:   f.cfg.Silent, without: f.cfg.Without, numbers: f.numbers, remember: f.cfg.Remember,
+		silent:   f.cfg.Silent, bridges: f.bridgesCall(family), without: f.cfg.Without, numbers: f.numbers, remember: f.cfg.Remember,
 	}}
 	for _, t := range f.cfg.Spare {
 		if t.Family() == family {
-			r.spare = append(r.spare, nft.Element{Key: key(t)})
+			// Adopted in mid-stream, it may have begun at either end.
+			r.spare = append(r.spare, nft.Element{Key: key(t)}, nft.Element{Key: key(t.Invert())})
 		}
 	}
 	r.table = r.layout.table(f.name, f.cfg.Selector, f.cfg.Except, f.exact)
 	return r
+}
+
+// bridgesCall tells whether bridges of the namespace show rules the packets
+// that they forward.
+func (f *Fence) bridgesCall(family conntrack.Family) bool {
+	name := "iptables"
+	if family == conntrack.FamilyIPv6 {
+		name = "ip6tables"
+	}
+	var b []byte
+	err := netns.DoFd(f.cfg.NetNS, func() (err error) {
+		b, err = os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-" + name)
+		return err
+	})
+	return err == nil && string(bytes.TrimSpace(b)) == "1" // an error: no br_netfilter
 }
 
 // Raise puts up the fence for one family, from the selector alone. When it

@@ -1,6 +1,7 @@
 package fence
 
 import (
+	"slices"
 	"time"
 
 	"flowcut/conntrack"
@@ -75,6 +76,7 @@ const (
 type layout struct {
 	compiler
 	silent   bool
+	bridges  bool // call these rules, see pastHooks
 	without  Part
 	numbers  Numbers
 	remember time.Duration // how long sets know when a packet came
@@ -272,13 +274,21 @@ func (l *layout) stop(count string) []nft.Rule {
 	if l.silent {
 		return []nft.Rule{l.born(), nft.NewRule(count, nft.Counter, nft.Drop)}
 	}
-	return []nft.Rule{
-		l.born(),
-		rule(nft.Jump(chainSpoke)),
-		rule(tcp, pastHooks, nft.AddTo{Key: l.packet(), Set: setReset}),
-		nft.NewRule(count, tcp, nft.Counter, nft.Reset),
-		nft.NewRule(count, nft.Counter, nft.Unreachable(l.family)),
+	return slices.Concat(
+		[]nft.Rule{l.born(), rule(nft.Jump(chainSpoke))},
+		l.unseen(setReset),
+		[]nft.Rule{
+			nft.NewRule(count, tcp, nft.Counter, nft.Reset),
+			nft.NewRule(count, nft.Counter, nft.Unreachable(l.family)),
+		})
+}
+
+// unseen notes ends whose reset no hook sees leave.
+func (l *layout) unseen(set string, also ...nft.Statement) []nft.Rule {
+	if !l.bridges {
+		return nil
 	}
+	return []nft.Rule{rule(tcp, pastHooks, also, nft.AddTo{Key: l.packet(), Set: set})}
 }
 
 // leak counts what passed all the same.
@@ -411,10 +421,9 @@ func (l *layout) guard(size uint32) (sets []*nft.Set, chains []*nft.Chain) {
 		&nft.Set{Name: setSpoke, Key: l.spoken().Types(), Dynamic: true, Size: size, Timeout: l.remember},
 		&nft.Set{Name: setShared, Key: l.packet().Types()})
 	return sets, []*nft.Chain{
-		{Name: chainSpoke, Rules: []nft.Rule{
+		{Name: chainSpoke, Rules: append([]nft.Rule{
 			rule(tcp, flags(syn|rst|ack, ack), isCut(l.packet()), nft.AddTo{Key: l.spoken(), Set: setSpoke, Timeout: l.remember}),
-			rule(tcp, pastHooks, isCut(l.packet()), nft.AddTo{Key: l.packet(), Set: setResetCut}),
-		}},
+		}, l.unseen(setResetCut, isCut(l.packet()))...)},
 		{Name: chainAnswers, Rules: l.answers()},
 		{Name: chainTold, Rules: l.told(setResetCut, setUnreachCut, isCut)},
 		{Name: chainKnockFlow, Rules: rules(nft.AddTo{Key: l.flow(), Set: setKnock, Timeout: l.remember})},

@@ -103,6 +103,8 @@ func parseRoute(dst netip.Addr, b []byte) (route, error) {
 			rt.dev = int(d.Uint32())
 		case unix.RTA_GATEWAY:
 			rt.hop, _ = netip.AddrFromSlice(d.Bytes())
+		case unix.RTA_ENCAP:
+			return route{}, fmt.Errorf("route to %s: packets are encapsulated on the way", dst)
 		case unix.RTA_VIA: // struct rtvia: family, address
 			if via := d.Bytes(); len(via) > 2 {
 				rt.hop, _ = netip.AddrFromSlice(via[2:])
