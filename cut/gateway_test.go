@@ -44,6 +44,17 @@ func TestCutOnGateways(t *testing.T) {
 	}
 }
 
+// ofKind is a gateway of a kind, or the usual one for "".
+func ofKind(t *testing.T, name string) lab.Config {
+	t.Helper()
+	if name == "" {
+		return lab.Config{}
+	}
+	cfg, err := lab.NewConfig(name)
+	must(t, err)
+	return cfg
+}
+
 // traffic is what goes through a gateway to one server.
 type traffic struct{ streams, data lab.Ends }
 

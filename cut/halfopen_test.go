@@ -16,13 +16,7 @@ import (
 func TestCutLeavesNothingHalfOpen(t *testing.T) {
 	for _, name := range []string{"", "output-drop", "input", "twins"} {
 		t.Run(name, func(t *testing.T) {
-			cfg := lab.Config{}
-			if name != "" {
-				var err error
-				cfg, err = lab.NewConfig(name)
-				must(t, err)
-			}
-			net := labtest.Standard(t, cfg)
+			net := labtest.Standard(t, ofKind(t, name))
 			labtest.Listen(t, net.Clients[1].Host, port)
 			idle := labtest.Dial(t, net.Servers[1].Host, lab.Streams{Kind: lab.Idle, To: address(net.Clients[1], false, port), Count: 20})
 			r := runCut(t, net, quick(Options{Selector: parse(t, "--dport", "5201")}))

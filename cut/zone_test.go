@@ -14,13 +14,7 @@ import (
 func TestCutLeavesNoEntries(t *testing.T) {
 	for _, name := range []string{"", "zone", "zones"} {
 		t.Run(name, func(t *testing.T) {
-			cfg := lab.Config{}
-			if name != "" {
-				var err error
-				cfg, err = lab.NewConfig(name)
-				must(t, err)
-			}
-			net := labtest.Standard(t, cfg)
+			net := labtest.Standard(t, ofKind(t, name))
 			labtest.Listen(t, net.Clients[0].Host, port)
 			idle := labtest.Dial(t, net.Servers[1].Host, lab.Streams{Kind: lab.Idle, To: address(net.Clients[0], false, port), Count: 20})
 			r := runCut(t, net, quick(Options{Selector: parse(t, "--dport", "5201")}))

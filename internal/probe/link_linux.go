@@ -192,7 +192,7 @@ func (l *link) ask(s *station, h hop, n neighbour) (neighbour, error) {
 		if n, err = l.rt.neighbour(h.dev, h.addr); err != nil || n.state&nudValid != 0 {
 			return n, err
 		}
-		time.Sleep(poll)
+		time.Sleep(poll) // the kernel tells of neighbours' answers, but to ask costs less than to listen
 	}
 	if !s.asked {
 		l.waited += time.Since(began)
