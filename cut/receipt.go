@@ -57,7 +57,7 @@ type FlowCounts struct {
 	Suspects  int `json:"suspects"`  // look like mirrors, left alone
 	Returned  int `json:"returned"`  // adopted again meanwhile, and deleted
 	Admitted  int `json:"admitted"`  // new ones that the ruleset let in after the fence rose
-	Refused   int `json:"refused"`   // first packets of new ones that were dropped: a set was full, or they had waited in a queue
+	Refused   int `json:"refused"`   // first packets of new ones that were dropped: a set was full, or they were under way or in a queue when the fence rose
 	Knocking  int `json:"knocking"`  // tuples still sending when the guard was lifted
 }
 
