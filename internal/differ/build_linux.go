@@ -1,0 +1,171 @@
+package differ
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"flowcut/conntrack"
+)
+
+// build makes the place's table that of w.
+func (p *place) build(ctx context.Context, w *world) error {
+	p.ftp.hangUp()
+	if err := p.client.Flush(ctx, conntrack.FamilyBoth); err != nil {
+		return err
+	}
+	flag := map[bool]string{false: "0", true: "1"}
+	err := p.do(func() error {
+		if err := sysctl("nf_conntrack_timestamp", flag[w.timestamps]); err != nil {
+			return err
+		}
+		if err := sysctl("nf_conntrack_acct", "0"); err != nil {
+			return err
+		}
+		if w.ftp {
+			if err := p.ftp.open(); err != nil {
+				return err
+			}
+		}
+		if err := sysctl("nf_conntrack_acct", flag[w.counters]); err != nil || !w.counters {
+			return err
+		}
+		return datagrams()
+	})
+	if err != nil {
+		return err
+	}
+	made, err := p.client.CreateAll(ctx, slices.Values(w.flows))
+	if err != nil {
+		return fmt.Errorf("%d of %d flows: %w", made, len(w.flows), err)
+	}
+	return nil
+}
+
+// datagrams makes flows with packets that are counted.
+func datagrams() error {
+	for i := range 3 {
+		lo := net.IPv4(127, 0, 0, 1)
+		to := &net.UDPAddr{IP: lo, Port: 7100 + i}
+		server, err := net.ListenUDP("udp", to)
+		if err != nil {
+			return err
+		}
+		client, err := net.DialUDP("udp", &net.UDPAddr{IP: lo, Port: 7000 + i}, to)
+		if err != nil {
+			return err
+		}
+		for n := range 1 + i {
+			if _, err := client.Write(make([]byte, 10*n)); err != nil {
+				return err
+			}
+		}
+		if i > 0 {
+			if _, err := server.WriteTo([]byte("answer"), client.LocalAddr()); err != nil {
+				return err
+			}
+		}
+		if err := client.Close(); err != nil {
+			return err
+		}
+		if err := server.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// snapshot is a table: what does not depend on time and chance as text, the
+// rest apart.
+type snapshot struct {
+	flows  []entry
+	expect []entry
+}
+
+// entry is one flow or expectation.
+type entry struct {
+	text    string
+	timeout time.Duration
+	id      uint32
+}
+
+// snapshot reads the place's table.
+func (p *place) snapshot(ctx context.Context) (*snapshot, error) {
+	s := &snapshot{}
+	const varies = conntrack.AttrID | conntrack.AttrUse | conntrack.AttrTimeout | conntrack.AttrStart
+	for f, err := range p.client.Dump(ctx, conntrack.Filter{}) {
+		if err != nil {
+			return nil, err
+		}
+		e := entry{timeout: f.Timeout, id: f.ID}
+		if f.Has&conntrack.AttrStart != 0 {
+			e.text = "started "
+		}
+		f.Has &^= varies
+		e.text += string(f.AppendJSON(nil))
+		s.flows = append(s.flows, e)
+	}
+	sortEntries(s.flows)
+	text, err := p.expectations()
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(text) {
+		left, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
+		var e entry
+		if _, err := fmt.Sscan(left, &e.timeout); err == nil {
+			e.timeout *= time.Second
+		}
+		e.text = strings.TrimSpace(rest)
+		s.expect = append(s.expect, e)
+	}
+	sortEntries(s.expect)
+	return s, nil
+}
+
+// expectations reads the kernel's list of them.
+func (p *place) expectations() (text string, err error) {
+	err = p.do(func() error {
+		b, err := os.ReadFile("/proc/thread-self/net/nf_conntrack_expect")
+		text = string(b)
+		return err
+	})
+	return text, err
+}
+
+func sortEntries(list []entry) {
+	sort.SliceStable(list, func(i, j int) bool { return list[i].text < list[j].text })
+}
+
+// slack is how much two timeouts may differ that were set at about the same time.
+const slack = 3 * time.Second
+
+// differ lists what s and o do not have in common.
+func (s *snapshot) differ(o *snapshot) []string {
+	return append(differEntries("flow", s.flows, o.flows), differEntries("expectation", s.expect, o.expect)...)
+}
+
+// differEntries compares two sorted lists.
+func differEntries(what string, a, b []entry) (out []string) {
+	for len(a) > 0 || len(b) > 0 {
+		switch {
+		case len(b) == 0 || len(a) > 0 && a[0].text < b[0].text:
+			out = append(out, "- "+what+" "+a[0].text)
+			a = a[1:]
+		case len(a) == 0 || b[0].text < a[0].text:
+			out = append(out, "+ "+what+" "+b[0].text)
+			b = b[1:]
+		default:
+			if d := a[0].timeout - b[0].timeout; d > slack || d < -slack {
+				out = append(out, fmt.Sprintf("~ %s timeout %v, %v: %s", what, a[0].timeout, b[0].timeout, a[0].text))
+			}
+			a, b = a[1:], b[1:]
+		}
+	}
+	return out
+}

@@ -1,0 +1,152 @@
+//go:build linux
+
+package differ
+
+import (
+	"slices"
+	"strings"
+)
+
+// deviation is a kind of command line with which the subject does not do what
+// the reference does, on purpose.
+type deviation struct {
+	reason string
+	until  int // versions 1.4.x before this one; 0: all
+
+	applies func(l *line, s *situation) bool
+
+	// check, unless nil, holds the subject to what it should do instead.
+	check func(*trial, *Result) ([]string, error)
+}
+
+// situation is what else the lines stand in.
+type situation struct {
+	c     *Case
+	w     *world
+	lines []line
+}
+
+// known returns the deviation that a case is of, nil if the programs are to agree.
+func known(c *Case, w *world, v version) *deviation {
+	s := &situation{c: c, w: w, lines: c.lines()}
+	for i := range deviations {
+		d := &deviations[i]
+		if d.until != 0 && !v.before(4, d.until) {
+			continue
+		}
+		if slices.ContainsFunc(s.lines, func(l line) bool { return d.applies(&l, s) }) {
+			return d
+		}
+	}
+	return nil
+}
+
+// deviations are those of CONNTRACK8, section 3, and those of old versions.
+var deviations = []deviation{
+	{"-D -u does not look at what a flow has not", 0, func(l *line, _ *situation) bool {
+		return l.is("DE") && slices.ContainsFunc(l.values("status"), func(v string) bool {
+			return strings.Contains(v, "!") || strings.Contains(v, "UNREPLIED") || hasPrefixWord(v, "UNSET")
+		})
+	}, deletesWhatItLists},
+	{"-n, -g, -j forget an IPv6 address", 0, func(l *line, _ *situation) bool {
+		return l.is("LDUE") && slices.ContainsFunc(l.values("src-nat", "dst-nat", "any-nat"), func(v string) bool { return strings.Count(v, ":") > 1 })
+	}, deletesWhatItLists},
+	{"-n, -g, -j drop an attached address", 0, func(l *line, _ *situation) bool {
+		return slices.ContainsFunc(l.options, func(o option) bool {
+			return o.attached && slices.Contains([]string{"src-nat", "dst-nat", "any-nat", "label-del"}, o.name)
+		})
+	}, deletesWhatItLists},
+	{"-n, -g, -j IP:PORT do not find a port that was kept", 0, func(l *line, _ *situation) bool {
+		return l.is("LDUE") && slices.ContainsFunc(l.values("src-nat", "dst-nat", "any-nat"), func(v string) bool { return strings.Contains(v, ":") })
+	}, deletesWhatItLists},
+	{"-F -f flushes the other family, too", 0, func(l *line, _ *situation) bool {
+		return l.is("F") && l.has("family")
+	}, nil},
+	{"-R gives the last mark to all", 0, func(l *line, s *situation) bool {
+		return s.c.loads() && len(s.lines) > 1 && l.has("mark", "label-add", "label-del", "label", "mask-src", "mask-dst") || s.c.loads() && len(s.lines) > 1 && l.cidr()
+	}, nil},
+	{"keys, tags, secmark are not compared", 0, func(l *line, _ *situation) bool {
+		return l.is("LDUE") && l.has("srckey", "dstkey", "reply-key-src", "reply-key-dst", "orig-vtag", "reply-vtag", "secmark")
+	}, nil},
+	{"-D -t deletes all", 0, func(l *line, _ *situation) bool { return l.is("D") && l.has("timeout") }, nil},
+	{"-U and -G know no zone, -D no -j", 0, func(l *line, _ *situation) bool {
+		return l.is("UG") && l.has("zone", "orig-zone", "reply-zone") || l.is("D") && l.has("any-nat")
+	}, nil},
+	{"XML is not well-formed", 0, func(l *line, s *situation) bool {
+		return slices.ContainsFunc(l.values("output"), func(v string) bool { return hasPrefixWord(v, "XML") })
+	}, nil},
+	{"numbers of ports and the like are not checked", 0, func(l *line, _ *situation) bool {
+		return slices.ContainsFunc(l.options, func(o option) bool {
+			return slices.ContainsFunc(protoLongs, func(p long) bool { return p.name == o.name }) && o.name != "state" && o.name != "role" && !decimal(o.value)
+		})
+	}, nil},
+	{"-t is not checked", 0, func(l *line, _ *situation) bool {
+		return slices.ContainsFunc(l.values("timeout"), func(v string) bool { return !decimal(v) || len(v) > 9 })
+	}, nil},
+	{"-b is not checked", 0, func(l *line, _ *situation) bool {
+		return slices.ContainsFunc(l.values("buffer-size"), func(v string) bool { return !decimal(v) || len(v) > 9 })
+	}, nil},
+
+	{"-A of what is there", 8, func(l *line, _ *situation) bool { return l.is("A") }, nil},
+	{"numbers are not checked", 8, func(l *line, _ *situation) bool {
+		return slices.ContainsFunc(l.values("mark", "zone", "orig-zone", "reply-zone", "id", "secmark"), func(v string) bool { return !strictNumber(v) })
+	}, nil},
+	{"-U of both families fails", 8, func(l *line, _ *situation) bool { return l.is("U") && !l.familySet() }, nil},
+	{"-u after -m is the mark", 8, func(l *line, _ *situation) bool { return l.has("mark") && l.has("status") }, nil},
+	{"there is no --labelmap", 9, func(l *line, _ *situation) bool { return l.has("labelmap") }, nil},
+	{"commands swallow what is attached", 8, func(l *line, _ *situation) bool { return l.attached }, nil},
+	{"labels of flows without any", 8, func(l *line, _ *situation) bool { return l.is("U") && l.has("label-add", "label-del") }, nil},
+}
+
+// hasPrefixWord tells whether one of a list with commas is a beginning of
+// name, in any case.
+func hasPrefixWord(list, name string) bool {
+	for w := range strings.SplitSeq(list, ",") {
+		if w = strings.ToUpper(w); w != "" && strings.HasPrefix(name, w) {
+			return true
+		}
+	}
+	return false
+}
+
+// cidr tells whether an address has a mask.
+func (l *line) cidr() bool {
+	return slices.ContainsFunc(l.values("src", "dst"), func(v string) bool { return strings.Contains(v, "/") })
+}
+
+// familySet tells whether something says which family is meant.
+func (l *line) familySet() bool {
+	return l.has("family", "src", "dst", "reply-src", "reply-dst", "mask-src", "mask-dst") ||
+		slices.ContainsFunc(l.values("src-nat", "dst-nat", "any-nat"), func(v string) bool { return v != "" })
+}
+
+// decimal tells whether a value is a plain number that fits 16 bits, or more
+// where that is allowed.
+func decimal(v string) bool {
+	const most = 9
+	return number(v) && len(v) <= most && (len(v) < 6 && (len(v) < 5 || v <= "65535") || len(v) > 6)
+}
+
+// strictNumber tells whether a value is a C number, or two for a mark.
+func strictNumber(v string) bool {
+	if strings.HasPrefix(v, "{id:") {
+		return true
+	}
+	value, mask, both := strings.Cut(v, "/")
+	return cNumber(value) && (!both || cNumber(mask))
+}
+
+// cNumber tells whether strtoul(3) reads all of a small enough value.
+func cNumber(v string) bool {
+	const most = 10
+	if len(v) == 0 || len(v) > most {
+		return false
+	}
+	if hex, ok := strings.CutPrefix(strings.ToLower(v), "0x"); ok {
+		return hex != "" && strings.Trim(hex, "0123456789abcdef") == ""
+	}
+	if v[0] == '0' {
+		return strings.Trim(v, "01234567") == ""
+	}
+	return number(v) && (len(v) < most || v <= "4294967295")
+}
