@@ -2,6 +2,7 @@ package differ
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,10 +14,11 @@ import (
 	"flowcut/conntrack"
 )
 
-// build makes the place's table that of w.
-func (p *place) build(ctx context.Context, w *world) error {
+// build makes the place's table that of w. What is there now need not be
+// known, but that is faster.
+func (p *place) build(ctx context.Context, w *world, there *snapshot) error {
 	p.ftp.hangUp()
-	if err := p.client.Flush(ctx, conntrack.FamilyBoth); err != nil {
+	if err := p.empty(ctx, there); err != nil {
 		return err
 	}
 	flag := map[bool]string{false: "0", true: "1"}
@@ -45,6 +47,24 @@ func (p *place) build(ctx context.Context, w *world) error {
 		return fmt.Errorf("%d of %d flows: %w", made, len(w.flows), err)
 	}
 	return nil
+}
+
+// empty removes all flows.
+func (p *place) empty(ctx context.Context, there *snapshot) error {
+	if there != nil {
+		keys := make([]conntrack.Key, len(there.flows))
+		for i, e := range there.flows {
+			keys[i] = e.key
+		}
+		if _, err := p.client.Delete(ctx, keys, nil); err != nil {
+			return err
+		}
+	}
+	n, err := p.client.Count(ctx)
+	if err != nil || n == 0 {
+		return err
+	}
+	return p.client.Flush(ctx, conntrack.FamilyBoth)
 }
 
 // datagrams makes flows with packets that are counted.
@@ -91,24 +111,43 @@ type snapshot struct {
 type entry struct {
 	text    string
 	timeout time.Duration
-	id      uint32
+	key     conntrack.Key
 }
 
-// snapshot reads the place's table.
-func (p *place) snapshot(ctx context.Context) (*snapshot, error) {
-	s := &snapshot{}
+// newEntry makes a flow comparable.
+func newEntry(f *conntrack.Flow) entry {
 	const varies = conntrack.AttrID | conntrack.AttrUse | conntrack.AttrTimeout | conntrack.AttrStart
-	for f, err := range p.client.Dump(ctx, conntrack.Filter{}) {
-		if err != nil {
+	e := entry{timeout: f.Timeout, key: f.Key()}
+	if f.Has&conntrack.AttrStart != 0 {
+		e.text = "started "
+	}
+	f.Has &^= varies
+	e.text += string(f.AppendJSON(nil))
+	return e
+}
+
+// snapshot reads the place's table. A dump reads all buckets of the kernel's
+// table, which takes long; so the flows of before are asked for one by one,
+// and a dump is made only if the kernel counts others.
+func (p *place) snapshot(ctx context.Context, before *snapshot) (s *snapshot, err error) {
+	s = &snapshot{}
+	if before != nil {
+		if s.flows, err = p.again(ctx, before.flows); err != nil {
 			return nil, err
 		}
-		e := entry{timeout: f.Timeout, id: f.ID}
-		if f.Has&conntrack.AttrStart != 0 {
-			e.text = "started "
+	}
+	n, err := p.client.Count(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if int(n) != len(s.flows) {
+		s.flows = nil
+		for f, err := range p.client.Dump(ctx, conntrack.Filter{}) {
+			if err != nil {
+				return nil, err
+			}
+			s.flows = append(s.flows, newEntry(f))
 		}
-		f.Has &^= varies
-		e.text += string(f.AppendJSON(nil))
-		s.flows = append(s.flows, e)
 	}
 	sortEntries(s.flows)
 	text, err := p.expectations()
@@ -118,14 +157,32 @@ func (p *place) snapshot(ctx context.Context) (*snapshot, error) {
 	for line := range strings.Lines(text) {
 		left, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
 		var e entry
-		if _, err := fmt.Sscan(left, &e.timeout); err == nil {
-			e.timeout *= time.Second
+		var seconds int
+		if _, err := fmt.Sscan(left, &seconds); err == nil {
+			e.timeout = time.Duration(seconds) * time.Second
 		}
 		e.text = strings.TrimSpace(rest)
 		s.expect = append(s.expect, e)
 	}
 	sortEntries(s.expect)
 	return s, nil
+}
+
+// again reads those flows that are still there.
+func (p *place) again(ctx context.Context, before []entry) (list []entry, err error) {
+	for _, e := range before {
+		f, err := p.client.Get(ctx, e.key.Orig, e.key.Zone)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if f.Orig == e.key.Orig {
+			list = append(list, newEntry(&f))
+		}
+	}
+	return list, nil
 }
 
 // expectations reads the kernel's list of them.

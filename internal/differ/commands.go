@@ -167,7 +167,11 @@ func (d *drawer) updating(cmd []string, output bool) []string {
 		blocks = append(blocks, d.spell("family", d.f.Orig.Family().String()))
 	}
 	for range 1 + d.IntN(2) {
-		switch d.IntN(6) {
+		kind := d.IntN(6)
+		if l := parse(d.blocks(blocks)); kind == 2 && !l.oneFlow() && !d.one(6) {
+			kind = 0 // the kernel refuses it for some flows, and there the reference stops
+		}
+		switch kind {
 		case 0, 1:
 			v := d.number(uint64(d.IntN(300)))
 			if d.one(2) {

@@ -65,7 +65,7 @@ func (s *side) textOf(line string) string {
 			continue
 		}
 		for _, e := range s.base.flows {
-			if strconv.FormatUint(uint64(e.id), 10) == id {
+			if strconv.FormatUint(uint64(e.key.ID), 10) == id {
 				return e.text
 			}
 		}

@@ -88,16 +88,13 @@ func (v *viewer) happen(ctx context.Context, w *world) error {
 	if err := v.client.Update(ctx, u); err != nil {
 		return fmt.Errorf("make something happen: %w", err)
 	}
-	for f, err := range v.client.Dump(ctx, conntrack.Filter{}) {
-		if err != nil {
-			return err
-		}
-		if f.Orig == w.extra[1].Orig {
-			_, err = v.client.Delete(ctx, []conntrack.Key{f.Key()}, nil)
-			return err
-		}
+	x := w.extra[1].Key()
+	f, err := v.client.Get(ctx, x.Orig, x.Zone)
+	if err != nil {
+		return fmt.Errorf("make something happen: %w", err)
 	}
-	return nil
+	_, err = v.client.Delete(ctx, []conntrack.Key{f.Key()}, nil)
+	return err
 }
 
 // until asks every so often how many bytes wait in the program's socket; -1:
