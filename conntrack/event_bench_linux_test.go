@@ -11,8 +11,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // churn makes new flows at a rate and deletes each again when keep others were
@@ -183,4 +185,60 @@ func benchEnv(b *testing.B, name string, other int) int {
 		b.Fatal(err)
 	}
 	return n
+}
+
+// BenchmarkEventsBacklog reads 50,000 events that are waiting.
+func BenchmarkEventsBacklog(b *testing.B) {
+	const n = 50_000
+	c := dialTest(b)
+	b.ReportAllocs()
+	var room int
+	for b.Loop() {
+		b.StopTimer()
+		if err := c.Flush(b.Context(), FamilyBoth); err != nil {
+			b.Fatal(err)
+		}
+		l, err := c.Listen(EventConfig{RecvBuffer: 64 << 20})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if made, err := c.CreateAll(b.Context(), churnFlows(0, n)); made != n || err != nil {
+			b.Fatal(made, err)
+		}
+		room = queued(b, l.q.conn)
+		b.StartTimer()
+		heard := 0
+		for e, err := range l.Events(b.Context()) {
+			if err != nil || e.Kind != EventNew {
+				b.Fatal(e, err)
+			}
+			if heard++; heard == n {
+				break
+			}
+		}
+		b.StopTimer()
+		_ = l.Close()
+		b.StartTimer()
+	}
+	b.ReportMetric(b.Elapsed().Seconds()*1e9/float64(b.N)/n, "ns/event")
+	b.ReportMetric(float64(room)/n, "queue-B/event")
+}
+
+// queued returns how much the kernel charges for what waits on a socket.
+func queued(t testing.TB, s *conn) int {
+	t.Helper()
+	var info [9]uint32 // SK_MEMINFO_VARS
+	err := errors.New("not run")
+	if cerr := s.raw.Control(func(fd uintptr) {
+		size := uint32(unsafe.Sizeof(info))
+		_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		err = nil
+		if errno != 0 {
+			err = errno
+		}
+	}); cerr != nil || err != nil {
+		t.Fatal(cerr, err)
+	}
+	return int(info[0]) // SK_MEMINFO_RMEM_ALLOC
 }

@@ -24,9 +24,9 @@ type EventConfig struct {
 
 	// RecvBuffer is the room for events that wait to be read, in bytes as
 	// conntrack(8) has them after -b: the kernel doubles it and charges what
-	// a message occupies, so that an event takes some 800 of them. Without
-	// CAP_NET_ADMIN in the initial user namespace net.core.rmem_max is the
-	// limit. 0: 16 MiB. See [Listener.RecvBuffer].
+	// a message occupies, 1280 for most, so that a MiB has room for some
+	// 1600 events. Without CAP_NET_ADMIN in the initial user namespace
+	// net.core.rmem_max is the limit. 0: 16 MiB. See [Listener.RecvBuffer].
 	RecvBuffer int
 
 	// SyncAtStart begins the stream with a listing of the table:

@@ -14,7 +14,7 @@ import (
 
 const (
 	// queueBatch is how many datagrams are received at once. The kernel sends
-	// one for each event.
+	// one for each event; one at a time took half as long again.
 	queueBatch = 64
 
 	// queueRoom is the room for a datagram. Events are of some 300 bytes; a
@@ -105,7 +105,7 @@ func (q *eventQueue) receiveBatch(fd uintptr) bool {
 			unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
-			q.got = int(n)
+			q.got, q.err = int(n), nil
 			return true
 		case unix.EINTR:
 			continue
