@@ -6,7 +6,8 @@ import (
 	"syscall"
 )
 
-// ErrClosed is returned by a [Client] that was closed before or meanwhile.
+// ErrClosed is returned by a [Client] or [Listener] that was closed before or
+// meanwhile.
 var ErrClosed = errors.New("conntrack: client is closed")
 
 // errNoAnswer means that the answer to a request was lost.
