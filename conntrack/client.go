@@ -50,7 +50,7 @@ func Dial(c Config) (*Client, error) {
 	return cl, nil
 }
 
-// Close closes the client. Calls under way return [ErrClosed].
+// Close closes the client and its listeners. Calls under way return [ErrClosed].
 func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -82,7 +82,22 @@ func (c *Client) take() (*conn, error) {
 		c.busy[s] = struct{}{}
 		return s, nil
 	}
-	s, err := c.ns.dial(c.rcvbuf)
+	return c.dial(c.rcvbuf)
+}
+
+// open returns a new socket with a receive queue of rcvbuf bytes, to be dropped.
+func (c *Client) open(rcvbuf int) (*conn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, ErrClosed
+	}
+	return c.dial(rcvbuf)
+}
+
+// dial returns a new socket, which is busy. c.mu is held.
+func (c *Client) dial(rcvbuf int) (*conn, error) {
+	s, err := c.ns.dial(rcvbuf)
 	if err != nil {
 		return nil, fmt.Errorf("conntrack: open netlink socket: %w", err)
 	}

@@ -52,15 +52,18 @@ func (c *conn) setup(rcvbuf int) error {
 	if c.raw, err = c.nl.SyscallConn(); err != nil {
 		return err
 	}
-	return c.setRecvBuffer(rcvbuf)
+	if rcvbuf == 0 {
+		return c.setRecvBuffer(4<<20, true)
+	}
+	return c.setRecvBuffer(rcvbuf, false)
 }
 
-// setRecvBuffer sets the size of the kernel's receive queue, beyond the
-// system's limit where that is permitted, and notes what was granted.
-func (c *conn) setRecvBuffer(n int) error {
+// setRecvBuffer sets the size of the kernel's receive queue, with force beyond
+// the system's limit where that is permitted, and notes what was granted.
+func (c *conn) setRecvBuffer(n int, force bool) error {
 	opt := unix.SO_RCVBUF
-	if n == 0 {
-		n, opt = 4<<20, unix.SO_RCVBUFFORCE
+	if force {
+		opt = unix.SO_RCVBUFFORCE
 	}
 	var err error
 	cerr := c.raw.Control(func(fd uintptr) {
@@ -103,7 +106,7 @@ func (c *conn) receive(ctx context.Context) ([]byte, error) {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		n, from, err := c.receiveOnce()
+		n, from, err := c.receiveOnce(0)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return nil, errNoAnswer
@@ -120,10 +123,10 @@ func (c *conn) receive(ctx context.Context) ([]byte, error) {
 }
 
 // receiveOnce reads one datagram into c.in.
-func (c *conn) receiveOnce() (n int, from unix.Sockaddr, err error) {
+func (c *conn) receiveOnce(flags int) (n int, from unix.Sockaddr, err error) {
 	rerr := c.raw.Read(func(fd uintptr) bool {
 		for {
-			n, from, err = unix.Recvfrom(int(fd), c.in, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+			n, from, err = unix.Recvfrom(int(fd), c.in, flags|unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 			if !errors.Is(err, unix.EINTR) {
 				return true
 			}

@@ -2,13 +2,17 @@
 
 package conntrack
 
-import "context"
+import (
+	"context"
+	"sync/atomic"
+)
 
 // conn stands in where there is no netlink.
 type conn struct {
 	seq    uint32
 	out    []byte
 	rcvbuf int
+	closed atomic.Bool
 }
 
 func dialConn(int, int) (*conn, error) { return nil, errNotLinux }
@@ -16,6 +20,18 @@ func dialConn(int, int) (*conn, error) { return nil, errNotLinux }
 func (*conn) close() error                            { return nil }
 func (*conn) send([]byte) error                       { return errNotLinux }
 func (*conn) receive(context.Context) ([]byte, error) { return nil, errNotLinux }
+
+func (*conn) peek(context.Context) ([]byte, error) { return nil, errNotLinux }
+func (*conn) skip() error                          { return errNotLinux }
+
+// eventQueue stands in where there is no netlink.
+type eventQueue struct{ *conn }
+
+func newEventQueue(*conn, int, []uint32) (*eventQueue, error) { return nil, errNotLinux }
+
+func (*eventQueue) fill(bool) error       { return errNotLinux }
+func (*eventQueue) next() ([]byte, error) { return nil, errNotLinux }
+func (*eventQueue) wake()                 {}
 
 // netNS stands in where there are no network namespaces.
 type netNS struct{}

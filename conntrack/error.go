@@ -6,7 +6,8 @@ import (
 	"syscall"
 )
 
-// ErrClosed is returned by a [Client] that was closed before or meanwhile.
+// ErrClosed is returned by a [Client] or [Listener] that was closed before or
+// meanwhile.
 var ErrClosed = errors.New("conntrack: client is closed")
 
 // errNoAnswer means that the answer to a request was lost.
@@ -36,7 +37,7 @@ func (e *NotSupportedError) Is(target error) bool { return target == ErrNotSuppo
 
 // Error is the kernel's refusal of a request.
 type Error struct {
-	Op     string        // what was asked: "dump", "get", "create", "update", "delete", "flush", "count"
+	Op     string        // what was asked, such as "dump", "create", "delete expectation", "CPU statistics"
 	Of     string        // what it was asked for, such as a tuple; may be ""
 	Errno  syscall.Errno // why not
 	Text   string        // the kernel's own words, "" if it sent none

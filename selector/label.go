@@ -1,12 +1,9 @@
 package selector
 
 import (
-	"bufio"
 	"errors"
 	"io/fs"
-	"os"
 	"strconv"
-	"strings"
 
 	"flowcut/conntrack"
 )
@@ -17,10 +14,6 @@ type LabelBits struct {
 	Negated bool
 	Bits    conntrack.Labels
 }
-
-// DefaultLabelFile is where conntrack(8) and iptables keep the names of labels:
-// a line a label, bit number and name.
-const DefaultLabelFile = "/etc/xtables/connlabel.conf"
 
 // labelMax is the highest label, XT_CONNLABEL_MAXBIT.
 const labelMax = 127
@@ -65,7 +58,7 @@ func (c *LabelBits) add(s, file string) *Error {
 
 // labelByName looks a label's name up in a file.
 func labelByName(name, file string) (uint64, *Error) {
-	f, err := os.Open(file)
+	names, err := ReadLabelNames(file)
 	if err != nil {
 		e := wrong(name, "no label's name can be looked up", "write a number from 0 to 127, or put names into "+file)
 		if e.Err = err; errors.Is(err, fs.ErrNotExist) {
@@ -73,21 +66,8 @@ func labelByName(name, file string) (uint64, *Error) {
 		}
 		return 0, e
 	}
-	defer f.Close()
-	sc := bufio.NewScanner(f)
-	for sc.Scan() {
-		words := strings.Fields(sc.Text())
-		if len(words) < 2 || words[1] != name {
-			continue
-		}
-		if n, err := parseNumber(words[0], labelMax); err == nil {
-			return n, nil
-		}
-	}
-	if err := sc.Err(); err != nil {
-		e := wrong(name, "no label's name can be looked up", "write a number from 0 to 127")
-		e.Err = err
-		return 0, e
+	if n, ok := names.Bit(name); ok && n <= labelMax {
+		return uint64(n), nil
 	}
 	return 0, wrong(name, "unknown label", "write a number from 0 to 127, or a name from "+file)
 }

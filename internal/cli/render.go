@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"flowcut/conntrack"
+	"flowcut/internal/conntrack8"
 )
 
 // renderer prints a stream of flows, a line each, in one of the formats of
@@ -22,8 +23,9 @@ func newRenderer(w io.Writer, format string, now time.Time) renderer {
 			return f.AppendJSON(b)
 		}}
 	case "conntrack":
+		o := conntrack8.Format{Now: func() time.Time { return now }}
 		return &lines{w: w, append: func(b []byte, f *conntrack.Flow) []byte {
-			return appendConntrack(b, f, now)
+			return o.AppendFlow(b, f, conntrack8.Listed)
 		}}
 	}
 	return &table{lines{w: w, append: func(b []byte, f *conntrack.Flow) []byte {
