@@ -113,6 +113,7 @@ func (d *drawer) create() []string {
 // creation draws what makes a flow.
 func (d *drawer) creation(cmd []string) []string {
 	f := d.other()
+	d.c.makes = append(d.c.makes, f.Orig)
 	tuple := d.tupleWords(f, d.one(4))
 	last := &tuple[len(tuple)-1]
 	switch f.Orig.Proto {

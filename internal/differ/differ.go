@@ -18,6 +18,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+
+	"flowcut/conntrack"
 )
 
 // Programs are what is compared.
@@ -84,6 +86,8 @@ type Case struct {
 	Words []string // without the program's name; may hold {id:N} and {file}
 	Input string   // standard input
 	File  string   // what {file} holds
+
+	makes []conntrack.Tuple // of flows that it may make: where to look first
 }
 
 // String writes the command line as for a shell.

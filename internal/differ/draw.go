@@ -33,7 +33,7 @@ func draw(seed uint64, w *world, v version, strict bool) *Case {
 		d := drawer{Rand: r, w: w, c: &Case{Seed: seed, World: w.number}}
 		d.line()
 		d.c.Words = clean(d.c.Words)
-		if strict || r.IntN(rarely) == 0 || known(d.c, w, v) == nil {
+		if r.IntN(rarely) == 0 || known(d.c, w, v, strict) == nil {
 			return d.c
 		}
 	}

@@ -157,6 +157,7 @@ func start(ctx context.Context, path string, words []string, stdin string, stdou
 		cmd.Stdin = bytes.NewBufferString(stdin)
 	}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
+	cmd.WaitDelay = time.Second // for what it may have started itself
 	return cmd, cmd.Start()
 }
 

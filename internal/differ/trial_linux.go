@@ -161,7 +161,7 @@ func (s *side) restore(ctx context.Context, w *world) error {
 	if err := s.build(ctx, w, s.after); err != nil {
 		return err
 	}
-	base, err := s.snapshot(ctx, s.base)
+	base, err := s.snapshot(ctx, s.base, nil)
 	if err != nil {
 		return err
 	}
@@ -205,10 +205,13 @@ func (t *trial) one(seed uint64) (*Result, error) {
 		return nil, err
 	}
 	c := draw(seed, t.world, t.version, t.o.Strict)
-	r := &Result{Case: c}
-	if !t.o.Strict {
-		r.Known = known(c, t.world, t.version)
+	if watches(c) {
+		for _, f := range t.world.extra {
+			c.makes = append(c.makes, f.Orig)
+		}
 	}
+	r := &Result{Case: c}
+	r.Known = known(c, t.world, t.version, t.o.Strict)
 	if err := t.both(func(s *side) error { return s.try(t, c, r) }); err != nil {
 		return nil, fmt.Errorf("%v: %w", c, err)
 	}
@@ -242,7 +245,7 @@ func (s *side) try(t *trial, c *Case, r *Result) (err error) {
 			return err
 		}
 	}
-	if l := parse(c.Words); strings.Contains(l.commands, "E") && !c.loads() {
+	if watches(c) {
 		*out, err = s.watch(t.ctx, t.world, words)
 	} else {
 		*out, err = s.run(t.ctx, s.program, words, s.fill(t.world, c.Input))
@@ -250,7 +253,7 @@ func (s *side) try(t *trial, c *Case, r *Result) (err error) {
 	if err != nil {
 		return err
 	}
-	if out.after, err = s.snapshot(t.ctx, s.base); err != nil {
+	if out.after, err = s.snapshot(t.ctx, s.base, c.makes); err != nil {
 		return err
 	}
 	s.after = out.after
@@ -264,4 +267,10 @@ func (s *side) try(t *trial, c *Case, r *Result) (err error) {
 func changes(c *Case) bool {
 	l := parse(c.Words)
 	return c.loads() || strings.ContainsAny(l.commands, "DIAUFE")
+}
+
+// watches tells whether a case waits for events.
+func watches(c *Case) bool {
+	l := parse(c.Words)
+	return strings.Contains(l.commands, "E") && !c.loads()
 }
