@@ -2,6 +2,7 @@ package conntrack8
 
 import (
 	"bufio"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -240,17 +241,21 @@ var (
 
 func TestEventsLikeConntrack(t *testing.T) {
 	c := lab(t)
+	probe := conntrack.Flow{Orig: ports(conntrack.ProtoUDP, "192.0.2.1:1", "192.0.2.2:2"), Timeout: time.Hour}
+	poke := func() error {
+		return errors.Join(c.Create(t.Context(), &probe), c.Flush(t.Context(), conntrack.FamilyIPv4))
+	}
 	for o, f := range outputs {
 		f.zone = testZone
-		next, stop := watch(t, c, "-E", "-o", o)
+		next, stop := watch(t, poke, "-E", "-o", o)
 		agree(t, "-E -o "+o, func() ([]string, []string) { return life(t, c, f, next) })
 		stop()
 	}
 }
 
-// watch starts conntrack(8) and waits until it hears events. next returns its
-// next line.
-func watch(t *testing.T, c *conntrack.Client, args ...string) (next func() string, stop func()) {
+// watch starts conntrack(8) and waits until it hears the events that poke
+// makes. next returns its next line.
+func watch(t *testing.T, poke func() error, args ...string) (next func() string, stop func()) {
 	t.Helper()
 	cmd := tool(t, args...)
 	out, err := cmd.StdoutPipe()
@@ -264,8 +269,8 @@ func watch(t *testing.T, c *conntrack.Client, args ...string) (next func() strin
 	go func() {
 		defer close(lines)
 		for sc := bufio.NewScanner(out); sc.Scan(); {
-			if !strings.HasPrefix(sc.Text(), "<?xml") && sc.Text() != "<conntrack>" {
-				lines <- sc.Text()
+			if l := sc.Text(); len(theirs(l)) > 0 {
+				lines <- l
 			}
 		}
 		_, _ = io.Copy(io.Discard, out)
@@ -279,15 +284,11 @@ func watch(t *testing.T, c *conntrack.Client, args ...string) (next func() strin
 			return ""
 		}
 	}
-	probe := conntrack.Flow{Orig: ports(conntrack.ProtoUDP, "192.0.2.1:1", "192.0.2.2:2"), Timeout: time.Hour}
 	for i := 0; len(lines) == 0; i++ {
 		if i == 1000 {
 			t.Fatalf("conntrack %q hears nothing", args)
 		}
-		if err := c.Create(t.Context(), &probe); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Flush(t.Context(), conntrack.FamilyIPv4); err != nil {
+		if err := poke(); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Millisecond)
