@@ -51,9 +51,9 @@ const (
 func (o *Format) AppendFlow(b []byte, f *conntrack.Flow, done Done) []byte {
 	if o.Save {
 		if done == Deleted {
-			return appendSave(b, f, "-D")
+			return appendSave(b, f, "-D", false)
 		}
-		return appendSave(b, f, "-A")
+		return appendSave(b, f, "-A", false)
 	}
 	s := *o
 	s.Timestamp = false
@@ -77,7 +77,7 @@ func (o *Format) AppendEvent(b []byte, e *conntrack.Event, program string) []byt
 	case o.XML:
 		return o.appendFlowXML(b, e.Flow, e.Kind)
 	case o.Save:
-		b = appendSave(b, e.Flow, saveCommand(e.Kind))
+		b = appendSave(b, e.Flow, saveCommand(e.Kind), e.Kind == conntrack.EventDestroy)
 	default:
 		if o.Timestamp {
 			b = o.appendEventTime(b, e)
