@@ -13,20 +13,53 @@ import (
 // constant memory. It yields as [Client.Dump] does: the *Expectation is
 // overwritten by the next step, and after an error the sequence ends.
 //
-// The kernel does not say in which zone an expectation is; that of its master
-// is found by [Client.Dump]. Needs CAP_NET_ADMIN.
+// The kernel does not say in which zone an expectation is: Zone is 0 for all.
+// [Client.DumpExpectationsOf] knows it. Needs CAP_NET_ADMIN.
 func (c *Client) DumpExpectations(ctx context.Context, f Family) iter.Seq2[*Expectation, error] {
-	const op = "dump expectations"
 	return sequence(func(each func(*Expectation) bool) error {
-		return c.stream(op, func(s *conn) (stopped bool, err error) {
-			s.request(msgExpGet, flagDump, f, versionPlain)
-			s.seal()
-			err = receiveEach(ctx, s, op, parseExpectation, func(e *Expectation) bool {
-				stopped = (f == FamilyBoth || e.Tuple.Family() == f) && each(e)
-				return stopped
-			})
-			return stopped, err
+		return c.dumpExpectations(ctx, flagDump, f, nil, func(e *Expectation) (stop bool) {
+			return (f == FamilyBoth || e.Tuple.Family() == f) && each(e)
 		})
+	})
+}
+
+// DumpExpectationsOf lists the expectations of one flow, with master as its
+// original tuple in zone z. It yields as [Client.DumpExpectations] does.
+//
+// Errors: [os.ErrNotExist] if there is no such flow. Needs CAP_NET_ADMIN.
+func (c *Client) DumpExpectationsOf(ctx context.Context, master Tuple, z Zone) iter.Seq2[*Expectation, error] {
+	return sequence(func(each func(*Expectation) bool) error {
+		if err := master.validateWhole(); err != nil {
+			return fmt.Errorf("conntrack: dump expectations of %v: %w", master, err)
+		}
+		of := func(b []byte) []byte {
+			b = appendTuple(b, attrExpectMaster, &master, 0, false)
+			return appendUint16(b, attrExpectZone, uint16(z))
+		}
+		// A flow without room for a helper is answered by the
+		// acknowledgement alone, any other by a dump without one.
+		return c.dumpExpectations(ctx, flagDump|flagAck, master.Family(), of, func(e *Expectation) (stop bool) {
+			e.Zone = z
+			return e.Master == master && each(e)
+		})
+	})
+}
+
+// dumpExpectations asks for expectations, with the attributes that of appends,
+// and hands them to each until that returns true.
+func (c *Client) dumpExpectations(ctx context.Context, flags msgFlags, f Family, of func([]byte) []byte, each func(*Expectation) (stop bool)) error {
+	const op = "dump expectations"
+	return c.stream(op, func(s *conn) (stopped bool, err error) {
+		s.request(msgExpGet, flags, f, versionPlain)
+		if of != nil {
+			s.out = of(s.out)
+		}
+		s.seal()
+		err = receiveEach(ctx, s, op, parseExpectation, func(e *Expectation) bool {
+			stopped = each(e)
+			return stopped
+		})
+		return stopped, err
 	})
 }
 
