@@ -14,10 +14,49 @@ import (
 // a sign; it proves nothing about flows that come and go.
 // Needs CAP_NET_ADMIN.
 func (c *Client) Dump(ctx context.Context, x Filter) iter.Seq2[*Flow, error] {
-	return func(yield func(*Flow, error) bool) {
+	return sequence(func(each func(*Flow) bool) error { return c.dump(ctx, &x, each) })
+}
+
+// DumpDying lists the flows of family f that have ended and whose end could
+// not be told yet to a watcher that insists on it (NETLINK_BROADCAST_ERROR),
+// such as conntrackd; mostly there are none. It yields as [Client.Dump] does.
+// Needs CAP_NET_ADMIN.
+func (c *Client) DumpDying(ctx context.Context, f Family) iter.Seq2[*Flow, error] {
+	return c.dumpList(ctx, "dump dying", msgGetDying, f)
+}
+
+// DumpUnconfirmed lists the flows of family f whose first packet is still
+// under way through this host. It yields as [Client.Dump] does.
+//
+// Kernels since 6.1 have no such list any more and say that it is empty.
+// Needs CAP_NET_ADMIN.
+func (c *Client) DumpUnconfirmed(ctx context.Context, f Family) iter.Seq2[*Flow, error] {
+	return c.dumpList(ctx, "dump unconfirmed", msgGetUnconfirmed, f)
+}
+
+// dumpList yields the flows that the kernel sends when asked for typ.
+func (c *Client) dumpList(ctx context.Context, op string, typ msgType, f Family) iter.Seq2[*Flow, error] {
+	x := Filter{Family: f}
+	return sequence(func(each func(*Flow) bool) error {
+		return c.stream(op, func(s *conn) (stopped bool, err error) {
+			s.request(typ, flagDump, f, versionPlain)
+			s.seal()
+			err = receiveEach(ctx, s, op, parseFlow, func(f *Flow) bool {
+				stopped = x.Match(f) && each(f)
+				return stopped
+			})
+			return stopped, err
+		})
+	})
+}
+
+// sequence makes an iterator of dump, which hands values to a function until
+// that returns true or there are no more.
+func sequence[T any](dump func(each func(*T) (stop bool)) error) iter.Seq2[*T, error] {
+	return func(yield func(*T, error) bool) {
 		stopped := false
-		err := c.dump(ctx, &x, func(f *Flow) bool {
-			stopped = !yield(f, nil)
+		err := dump(func(v *T) bool {
+			stopped = !yield(v, nil)
 			return stopped
 		})
 		if err != nil && !stopped {
@@ -28,11 +67,23 @@ func (c *Client) Dump(ctx context.Context, x Filter) iter.Seq2[*Flow, error] {
 
 // dump hands each flow that matches x to each until that returns true.
 func (c *Client) dump(ctx context.Context, x *Filter, each func(*Flow) (stop bool)) error {
+	return c.stream("dump", func(s *conn) (stopped bool, err error) {
+		err = s.dump(ctx, x, x.support(), func(f *Flow) bool {
+			stopped = x.Match(f) && each(f)
+			return stopped
+		})
+		return stopped, err
+	})
+}
+
+// stream runs f, which may stop before all answers are received, with a socket
+// of its own. The socket is used again only if all were.
+func (c *Client) stream(op string, f func(*conn) (stopped bool, err error)) error {
 	s, err := c.take()
 	if err != nil {
 		return err
 	}
-	// Also if each panics or ends the goroutine. put takes s away from this.
+	// Also if f panics or ends the goroutine. put takes s away from this.
 	clean := false
 	defer func() {
 		if clean {
@@ -41,14 +92,10 @@ func (c *Client) dump(ctx context.Context, x *Filter, each func(*Flow) (stop boo
 			c.drop(s)
 		}
 	}()
-	stopped := false
-	err = s.dump(ctx, x, x.support(), func(f *Flow) bool {
-		stopped = x.Match(f) && each(f)
-		return stopped
-	})
+	stopped, err := f(s)
 	clean = !stopped && (err == nil || isAnswer(err))
 	if err != nil && !isAnswer(err) {
-		return wrap("dump", err)
+		return wrap(op, err)
 	}
 	return err
 }
@@ -56,17 +103,24 @@ func (c *Client) dump(ctx context.Context, x *Filter, each func(*Flow) (stop boo
 // dump asks the kernel for the flows that match x, as far as sup trusts it, and
 // hands each to each until that returns true.
 func (s *conn) dump(ctx context.Context, x *Filter, sup Support, each func(*Flow) (stop bool)) error {
-	var f Flow
 	s.requestDump(x, sup)
-	return s.roundTrip(ctx, "dump", "", func(_ header, b []byte) (bool, error) {
+	return receiveEach(ctx, s, "dump", parseFlow, each)
+}
+
+// receiveEach sends the request in s.out and hands what parse makes of the
+// attributes of each answer to each until that returns true. It is one value,
+// overwritten every time.
+func receiveEach[T any](ctx context.Context, s *conn, op string, parse func([]byte, *T) error, each func(*T) (stop bool)) error {
+	var v T
+	return s.roundTrip(ctx, op, "", func(_ header, b []byte) (bool, error) {
 		b, err := attributes(b)
 		if err != nil {
 			return false, err
 		}
-		if err := parseFlow(b, &f); err != nil {
+		if err := parse(b, &v); err != nil {
 			return false, err
 		}
-		return each(&f), nil
+		return each(&v), nil
 	})
 }
 

@@ -37,7 +37,7 @@ func (e *NotSupportedError) Is(target error) bool { return target == ErrNotSuppo
 
 // Error is the kernel's refusal of a request.
 type Error struct {
-	Op     string        // what was asked: "dump", "get", "create", "update", "delete", "flush", "count"
+	Op     string        // what was asked, such as "dump", "create", "delete expectation", "CPU statistics"
 	Of     string        // what it was asked for, such as a tuple; may be ""
 	Errno  syscall.Errno // why not
 	Text   string        // the kernel's own words, "" if it sent none

@@ -15,18 +15,26 @@ const (
 )
 
 // msgType is the type of a netlink message.
-// Source: include/uapi/linux/netlink.h; conntrack's are NFNL_SUBSYS_CTNETLINK
-// << 8 plus enum cntl_msg_types.
+// Source: include/uapi/linux/netlink.h; those of flows are
+// NFNL_SUBSYS_CTNETLINK << 8 plus enum cntl_msg_types, those of expectations
+// NFNL_SUBSYS_CTNETLINK_EXP << 8 plus enum ctnl_exp_msg_types.
 type msgType uint16
 
 // Message types.
 const (
-	msgError    msgType = 0x002 // NLMSG_ERROR
-	msgDone     msgType = 0x003 // NLMSG_DONE
-	msgNew      msgType = 0x100 // IPCTNL_MSG_CT_NEW
-	msgGet      msgType = 0x101 // IPCTNL_MSG_CT_GET
-	msgDelete   msgType = 0x102 // IPCTNL_MSG_CT_DELETE
-	msgGetStats msgType = 0x105 // IPCTNL_MSG_CT_GET_STATS
+	msgError          msgType = 0x002 // NLMSG_ERROR
+	msgDone           msgType = 0x003 // NLMSG_DONE
+	msgNew            msgType = 0x100 // IPCTNL_MSG_CT_NEW
+	msgGet            msgType = 0x101 // IPCTNL_MSG_CT_GET
+	msgDelete         msgType = 0x102 // IPCTNL_MSG_CT_DELETE
+	msgGetStatsCPU    msgType = 0x104 // IPCTNL_MSG_CT_GET_STATS_CPU
+	msgGetStats       msgType = 0x105 // IPCTNL_MSG_CT_GET_STATS
+	msgGetDying       msgType = 0x106 // IPCTNL_MSG_CT_GET_DYING
+	msgGetUnconfirmed msgType = 0x107 // IPCTNL_MSG_CT_GET_UNCONFIRMED
+	msgExpNew         msgType = 0x200 // IPCTNL_MSG_EXP_NEW
+	msgExpGet         msgType = 0x201 // IPCTNL_MSG_EXP_GET
+	msgExpDelete      msgType = 0x202 // IPCTNL_MSG_EXP_DELETE
+	msgExpGetStatsCPU msgType = 0x203 // IPCTNL_MSG_EXP_GET_STATS_CPU
 )
 
 // msgFlags is the set of NLM_F_ bits of a message.

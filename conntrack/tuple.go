@@ -147,6 +147,18 @@ func (t Tuple) validate() error {
 	return nil
 }
 
+// validateWhole also refuses a tuple without a protocol, whose nest the kernel
+// does not take.
+func (t Tuple) validateWhole() error {
+	if err := t.validate(); err != nil {
+		return err
+	}
+	if t.Proto == 0 {
+		return errors.New("no protocol")
+	}
+	return nil
+}
+
 // parseTuple reads the nest called name. A tuple that lacks an address or the
 // protocol is refused. zone is false if the nest has no CTA_TUPLE_ZONE.
 func parseTuple(b []byte, name string) (t Tuple, z Zone, zone bool, err error) {
@@ -170,11 +182,8 @@ func parseTuple(b []byte, name string) (t Tuple, z Zone, zone bool, err error) {
 			return Tuple{}, 0, false, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	if err := t.validate(); err != nil {
+	if err := t.validateWhole(); err != nil {
 		return Tuple{}, 0, false, fmt.Errorf("%s: %w", name, err)
-	}
-	if t.Proto == 0 {
-		return Tuple{}, 0, false, fmt.Errorf("%s: no protocol", name)
 	}
 	return t, z, zone, nil
 }
