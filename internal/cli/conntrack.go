@@ -2,6 +2,7 @@ package cli
 
 import (
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -44,7 +45,7 @@ use "flowcut cut".`,
 			Stdin:   cmd.InOrStdin(),
 			Stdout:  cmd.OutOrStdout(),
 			Stderr:  cmd.ErrOrStderr(),
-			Version: version(),
+			Version: strings.Trim(version(), "()"),
 		}
 		if terminal(c.Stderr) {
 			c.Hint = `connections may go on and come back: "flowcut cut" ends them for good, with the same options`

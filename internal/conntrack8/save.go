@@ -125,8 +125,8 @@ func (l *line) saveState(f *conntrack.Flow, ended bool) {
 		if ended && f.SCTP.OrigVTag|f.SCTP.ReplyVTag == 0 {
 			return
 		}
-		l.number("--orig-vtag ", uint64(swapVTag(f.SCTP.OrigVTag)))
-		l.number("--reply-vtag ", uint64(swapVTag(f.SCTP.ReplyVTag)))
+		l.number("--orig-vtag ", uint64(SwapVTag(f.SCTP.OrigVTag)))
+		l.number("--reply-vtag ", uint64(SwapVTag(f.SCTP.ReplyVTag)))
 	case f.Has&conntrack.AttrDCCP != 0:
 		switch {
 		case f.DCCP.Role != 0:
@@ -152,10 +152,10 @@ func (l *line) saveICMP(t *conntrack.Tuple, typ, code, id string) {
 	l.number(id, uint64(t.ICMPID))
 }
 
-// swapVTag turns a verification tag into the number that --orig-vtag and
+// SwapVTag turns a verification tag into the number that --orig-vtag and
 // --reply-vtag have for it, and back. conntrack(8) takes the tag, a number in
 // network byte order, for one in the host's, when it prints and when it reads.
-func swapVTag(tag uint32) uint32 {
+func SwapVTag(tag uint32) uint32 {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], tag)
 	return binary.NativeEndian.Uint32(b[:])
