@@ -165,7 +165,7 @@ func TestParseExpectationErrors(t *testing.T) {
 		"class":        {raw(attrExpectClass, 0), "CTA_EXPECT_CLASS: 0 bytes, want 4"},
 		"helper":       {raw(attrExpectHelpName, maxText+1), "CTA_EXPECT_HELP_NAME: 16385 bytes, want 16384"},
 		"func":         {raw(attrExpectFunc, maxText+1), "CTA_EXPECT_FN: 16385 bytes, want 16384"},
-		"half a tuple": {nest(attrExpectTuple, nest(attrTupleProto)), "CTA_EXPECT_TUPLE: no source address"},
+		"half a tuple": {nest(attrExpectTuple, nest(attrTupleProto, raw(attrProtoNum, 1))), "CTA_EXPECT_TUPLE: no source address"},
 		"mask":         {nest(attrExpectMask, nest(attrTupleIP, raw(attrIPv4Src, 6))), "CTA_EXPECT_MASK: CTA_IP_V4_SRC: 6 bytes, want 4"},
 		"no protocol":  {nest(attrExpectMaster, nest(attrTupleIP, raw(attrIPv4Src, 4), raw(attrIPv4Dst, 4))), "CTA_EXPECT_MASTER: no protocol"},
 		"empty NAT":    {nest(attrExpectNAT), "CTA_EXPECT_NAT: no CTA_EXPECT_NAT_TUPLE"},
