@@ -87,7 +87,20 @@ func (o *Format) AppendEvent(b []byte, e *conntrack.Event, program string) []byt
 	if e.PortID != 0 {
 		b = strconv.AppendUint(append(b, " [USERSPACE] portid="...), uint64(e.PortID), 10)
 		if program != "" {
-			b = append(append(b, " progname="...), program...)
+			b = appendPrintable(append(b, " progname="...), program)
+		}
+	}
+	return b
+}
+
+// appendPrintable appends the name of a program, which may be anything, so
+// that it cannot pass for a line of its own or reach into a terminal.
+func appendPrintable(b []byte, s string) []byte {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] == 0x7f {
+			b = append(b, '?')
+		} else {
+			b = append(b, s[i])
 		}
 	}
 	return b
