@@ -1,7 +1,6 @@
-// Package conntrack8 answers as conntrack(8) does.
+// Package conntrack8 shows flows, events and expectations as conntrack(8) does.
 //
-// This file and its neighbours are its output: [Format] renders flows, events
-// and expectations in each form that conntrack(8) has, to the letter of
+// [Format] renders them in each form that conntrack(8) has, to the letter of
 // conntrack-tools 1.4.9 with libnetfilter_conntrack 1.1.1.
 package conntrack8
 
