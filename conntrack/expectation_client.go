@@ -166,6 +166,8 @@ func (e *Expectation) fill() error {
 	if e.Mask == (Tuple{}) {
 		e.Mask = fullMask(e.Tuple)
 	}
+	// Of ICMP the kernel reads the mask's type, refuses ones, and ignores it.
+	e.Mask.ICMPType, e.Mask.ICMPCode = e.Tuple.ICMPType, e.Tuple.ICMPCode
 	f := e.Tuple.Family()
 	if e.NAT != (Tuple{}) {
 		e.NAT.fillZero(f)
@@ -198,7 +200,8 @@ func (t *Tuple) fillZero(f Family) {
 	}
 }
 
-// fullMask returns the mask by which every bit of t counts.
+// fullMask returns the mask by which every bit of t counts, as the kernel sends
+// it.
 func fullMask(t Tuple) Tuple {
 	ones := netip.AddrFrom4([4]byte{0xff, 0xff, 0xff, 0xff})
 	if t.Family() == FamilyIPv6 {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"flowcut/conntrack"
 )
@@ -266,6 +267,39 @@ func wellFormed(t *testing.T, o *Format, table string, lines ...string) {
 	}
 }
 
+// FuzzText holds any text to be text and nothing else in XML.
+func FuzzText(f *testing.F) {
+	for _, s := range []string{"", "ftp", "<&>]]>", "</helper>", "a\x00\xff\r\n\t\ufffe\U0010ffff", "\xed\xa0\x80"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		o := Format{XML: true, LabelName: func(int) string { return s }}
+		flow := everything()
+		flow.Helper, flow.SecCtx = s, s
+		doc := string(o.AppendFlow(nil, flow, Listed))
+		var got struct {
+			Helper string `xml:"helper"`
+			Meta   []struct {
+				SecCtx string `xml:"secctx"`
+			} `xml:"meta"`
+		}
+		if err := xml.Unmarshal([]byte(doc), &got); err != nil {
+			t.Fatalf("%v in %q", err, doc)
+		}
+		if len(got.Meta) != 3 || got.Meta[2].SecCtx != got.Helper {
+			t.Fatalf("%q", doc)
+		}
+		if want := strings.Map(func(r rune) rune {
+			if r < ' ' && r != '\t' && r != '\n' || r == 0xfffe || r == 0xffff {
+				return utf8.RuneError
+			}
+			return r
+		}, s); got.Helper != want {
+			t.Fatalf("%q came out as %q, want %q", s, got.Helper, want)
+		}
+	})
+}
+
 func TestEventLine(t *testing.T) {
 	plain, dated := format(Format{}), format(Format{Timestamp: true, Extended: true, ID: true})
 	f := &conntrack.Flow{Orig: ports(conntrack.ProtoUDP, "10.0.0.1:1", "10.0.0.2:2"), Has: conntrack.AttrID, ID: 9}
@@ -281,6 +315,7 @@ func TestEventLine(t *testing.T) {
 		{plain, conntrack.Event{Kind: conntrack.EventNew, Flow: f}, "", "    [NEW] " + line},
 		{plain, conntrack.Event{Kind: conntrack.EventUpdate, Flow: f, PortID: 4154181394}, "", " [UPDATE] " + line + " [USERSPACE] portid=4154181394"},
 		{plain, conntrack.Event{Kind: conntrack.EventDestroy, Flow: f, PortID: 1}, "conntrack", "[DESTROY] " + line + " [USERSPACE] portid=1 progname=conntrack"},
+		{plain, conntrack.Event{Kind: conntrack.EventDestroy, Flow: f, PortID: 1}, "a b\n\x1b[31m\x7fé", "[DESTROY] " + line + " [USERSPACE] portid=1 progname=a b??[31m?é"},
 		{plain, conntrack.Event{Kind: conntrack.EventDestroy, Flow: f}, "conntrack", "[DESTROY] " + line},
 		{dated, conntrack.Event{Kind: conntrack.EventNew, Flow: f}, "", "[1793520423.000004]\t    [NEW] ipv4     2 " + line + " id=9"},
 		{dated, conntrack.Event{Kind: conntrack.EventNew, Flow: f, Time: early}, "", "[00000007.000001]\t    [NEW] ipv4     2 " + line + " id=9"},
