@@ -268,3 +268,18 @@ func enableLabels(t testing.TB) {
 		t.Fatalf("add a rule that sets labels: %v, %v: %s", err, a.errno, a.text)
 	}
 }
+
+// Packets of IP protocol 0 are tracked, too: such a flow is listed, read back
+// from JSON and deleted like any other.
+func TestProtocolZero(t *testing.T) {
+	c := dialTest(t)
+	mustCreate(t, c, &Flow{Orig: tuple(0, "10.0.0.1:0", "10.0.0.2:0"), Timeout: time.Minute})
+	f := only(t, c)
+	var back Flow
+	if err := back.UnmarshalJSON(f.AppendJSON(nil)); err != nil || back.Orig != f.Orig {
+		t.Errorf("from JSON: %v, %v", back.Orig, err)
+	}
+	if n, err := c.Delete(t.Context(), []Key{f.Key()}, nil); n != 1 || err != nil {
+		t.Fatalf("deleted %d, %v", n, err)
+	}
+}

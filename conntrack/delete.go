@@ -122,7 +122,7 @@ func (d *deletion) again(ctx context.Context, b *batch, next, n int) (int, error
 // validate refuses keys that the kernel could not look up, and above all those
 // that it might not read as a key: it takes a delete without a tuple for an
 // order to empty the table.
-func (k *Key) validate() error { return k.Orig.validateWhole() }
+func (k *Key) validate() error { return k.Orig.validate() }
 
 // appendDelete appends the request to delete k. This is the only place that
 // builds a delete of entries; it always holds a whole tuple, the ID and the

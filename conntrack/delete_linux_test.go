@@ -125,7 +125,6 @@ func badKeys(k Key) []Key {
 		{ID: k.ID, Zone: 7},
 		edit(func(b *Key) { b.Orig.Src = netip.Addr{} }),
 		edit(func(b *Key) { b.Orig.Dst = netip.Addr{} }),
-		edit(func(b *Key) { b.Orig.Proto = 0 }),
 		edit(func(b *Key) { b.Orig.Dst = netip.IPv6Loopback() }),
 		edit(func(b *Key) {
 			b.Orig.Src, b.Orig.Dst = netip.MustParseAddr("fe80::1%eth0"), netip.MustParseAddr("fe80::2")

@@ -69,7 +69,6 @@ func TestAppendDeleteRefuses(t *testing.T) {
 		"protocol alone": {Proto: ProtoTCP},
 		"no source":      {Dst: v4, Proto: ProtoTCP},
 		"no destination": {Src: v4, Proto: ProtoTCP},
-		"no protocol":    {Src: v4, Dst: v4},
 		"two families":   {Src: v4, Dst: v6, Proto: ProtoTCP},
 		"interface":      {Src: v6.WithZone("lo"), Dst: v6, Proto: ProtoTCP},
 	} {

@@ -34,6 +34,14 @@ func (c *Client) DumpUnconfirmed(ctx context.Context, f Family) iter.Seq2[*Flow,
 	return c.dumpList(ctx, "dump unconfirmed", msgGetUnconfirmed, f)
 }
 
+// DumpZero lists the flows of family f and sets their counters to zero, each as
+// it is read: what one listing counts no other does. It yields as [Client.Dump]
+// does; stopping early leaves some counters zeroed whose flows were not seen.
+// Needs CAP_NET_ADMIN.
+func (c *Client) DumpZero(ctx context.Context, f Family) iter.Seq2[*Flow, error] {
+	return c.dumpList(ctx, "dump and zero", msgGetZero, f)
+}
+
 // dumpList yields the flows that the kernel sends when asked for typ.
 func (c *Client) dumpList(ctx context.Context, op string, typ msgType, f Family) iter.Seq2[*Flow, error] {
 	x := Filter{Family: f}

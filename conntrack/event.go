@@ -72,14 +72,6 @@ type Event struct {
 	PortID uint32
 }
 
-// Message types of events.
-// Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h, enum
-// ctnl_exp_msg_types, plus NFNL_SUBSYS_CTNETLINK_EXP << 8.
-const (
-	msgExpectNew    msgType = 0x200 // IPCTNL_MSG_EXP_NEW
-	msgExpectDelete msgType = 0x202 // IPCTNL_MSG_EXP_DELETE
-)
-
 // attrTimestampEvent is of enum ctattr_type.
 const attrTimestampEvent attrType = 27 // CTA_TIMESTAMP_EVENT
 
@@ -100,15 +92,15 @@ const (
 // new has NLM_F_CREATE.
 func eventKind(h header) (k EventKind, expect bool) {
 	switch h.typ {
-	case msgDelete, msgExpectDelete:
+	case msgDelete, msgExpDelete:
 		k = EventDestroy
-	case msgNew, msgExpectNew:
+	case msgNew, msgExpNew:
 		k = EventUpdate
 		if h.flags&flagCreate != 0 {
 			k = EventNew
 		}
 	}
-	return k, h.typ == msgExpectNew || h.typ == msgExpectDelete
+	return k, h.typ == msgExpNew || h.typ == msgExpDelete
 }
 
 // eventRoom is where the values of an Event are, to be used again.

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -197,7 +195,7 @@ func TestEventsEnd(t *testing.T) {
 		}
 		took := time.Now()
 		_ = g.Wait()
-		if d := took.Sub(called); n != 1 || d < 0 || d > 30*time.Millisecond {
+		if d := took.Sub(called); n != 1 || d < 0 || d > 500*time.Millisecond {
 			t.Errorf("%s: ended %d times, after %v", name, n, d)
 		}
 	}
@@ -297,287 +295,50 @@ func TestEventsAllocs(t *testing.T) {
 	}
 }
 
-// samePicture compares a picture with a dump.
-func samePicture(t testing.TB, c *Client, p *Picture[Flow]) {
-	t.Helper()
-	table := NewPicture((*Flow).Merge)
-	for f, err := range c.Dump(t.Context(), Filter{}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		table.Apply(&Event{Kind: EventSync, Flow: f})
-	}
-	if p.Len() != table.Len() {
-		t.Errorf("%d flows in the picture, %d in the table", p.Len(), table.Len())
-	}
-	wrong := 0
-	for k, want := range table.All() {
-		got := p.Get(k)
-		if got == nil {
-			t.Errorf("not in the picture: %v", k)
-		} else if diff := cmp.Diff(settled(want), settled(got), cmpAddr); diff != "" {
-			t.Errorf("%v (-table +picture):\n%s", k, diff)
-		} else {
-			continue
-		}
-		if wrong++; wrong > 5 {
-			t.FailNow()
-		}
-	}
-}
-
-// settled is f without what no event tells: the use count, and the time left.
-func settled(f *Flow) *Flow {
-	g := *f
-	g.Has &^= AttrUse | AttrTimeout
-	g.Use, g.Timeout = 0, 0
-	return &g
-}
-
-// follow applies events to p until it has heard until.
-func follow(t testing.TB, l *Listener, p *Picture[Flow], until EventKind) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	for e, err := range l.Events(ctx) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if p.Apply(e); e.Kind == until {
-			return
-		}
-	}
-}
-
-// TestResync: flows older than the first listener end unannounced, and a
-// listing takes them out of the picture.
-func TestResync(t *testing.T) {
+func TestExpectationEvents(t *testing.T) {
 	c := dialTest(t)
-	if made, err := c.CreateAll(t.Context(), churnFlows(0, 3000)); made != 3000 || err != nil {
-		t.Fatal(made, err)
-	}
-	sysctl(t, "nf_conntrack_events", "2")
-	l := listenTest(t, c, EventConfig{SyncAtStart: true})
-	p := NewPicture((*Flow).Merge)
-	follow(t, l, p, EventSynced)
-	samePicture(t, c, p)
-	if _, err := c.CreateAll(t.Context(), churnFlows(3000, 500)); err != nil {
-		t.Fatal(err)
-	}
-	var keys []Key
-	for f := range churnFlows(2500, 1000) {
-		got, err := c.Get(t.Context(), f.Orig, 0)
-		if err != nil {
-			t.Fatal(err)
+	both := listenTest(t, c, EventConfig{Flows: EventDestroy, Expectations: EventAll})
+	v6 := listenTest(t, c, EventConfig{Family: FamilyIPv6, Expectations: EventAll})
+	us := portID(t, c)
+	ftpMaster(t, c, ftpControl4, 0)
+	ftpMaster(t, c, ftpControl6, 0)
+	check := func(l *Listener, kind EventKind, port uint32, data Tuple) {
+		t.Helper()
+		e := waitEvent(t, l)
+		if e.Kind != kind || e.Flow != nil || e.Expect == nil || e.PortID != port || !e.Time.IsZero() {
+			t.Fatalf("event %+v, want %v by %d", e, kind, port)
 		}
-		keys = append(keys, got.Key())
+		if e.Expect.Tuple != data || e.Expect.ID == 0 || e.Expect.Helper != "ftp" {
+			t.Fatalf("%v of %+v, want %v", kind, e.Expect, data)
+		}
 	}
-	mustDelete(t, c, keys...)
-	go func() { // while the reader waits
-		time.Sleep(50 * time.Millisecond)
-		l.Resync()
-	}()
-	follow(t, l, p, EventSyncBegin)
-	if p.Len() != 3000 {
-		t.Errorf("%d flows before the listing, want 3000: 500 are gone unannounced", p.Len())
+	mustExpect(t, c, anyPort(ftpControl4, ftpData4), anyPort(ftpControl6, ftpData6))
+	check(both, EventNew, us, ftpData4)
+	check(both, EventNew, us, ftpData6)
+	check(v6, EventNew, us, ftpData6)
+	all := expectations(t, c, FamilyIPv4)
+	if n, err := c.DeleteExpectations(t.Context(), []ExpectationKey{all[0].Key()}, nil); n != 1 || err != nil {
+		t.Fatal(n, err)
 	}
-	follow(t, l, p, EventSynced)
-	samePicture(t, c, p)
-}
+	check(both, EventDestroy, us, ftpData4)
 
-// TestSyncOrder: what ends while a listing is read stays ended, whatever part
-// of the listing the kernel had made before.
-func TestSyncOrder(t *testing.T) {
-	c := dialTest(t)
-	l := listenTest(t, c, EventConfig{SyncAtStart: true})
-	const n = 5000
-	if made, err := c.CreateAll(t.Context(), churnFlows(0, n)); made != n || err != nil {
-		t.Fatal(made, err)
-	}
-	keys := make([]Key, 0, n)
-	for _, f := range collect(t, c, Filter{}) {
-		keys = append(keys, f.Key())
-	}
-	p := NewPicture((*Flow).Merge)
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0))
-	r.Shuffle(n, func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	synced := 0
-	for e, err := range l.Events(ctx) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.Apply(e)
-		if e.Kind == EventSynced {
-			break
-		}
-		if e.Kind != EventSync {
-			continue
-		}
-		if synced++; synced%20 == 0 && len(keys) > 1000 {
-			k := 1 + r.IntN(100)
-			mustDelete(t, c, keys[:k]...)
-			keys = keys[k:]
-		}
-	}
-	for l.q.fill(false) == nil { // what came after the last part
-		for b, _ := l.q.next(); b != nil; b, _ = l.q.next() {
-			if _, _, err := l.room.parse(b); err != nil {
-				t.Fatal(err)
-			}
-			p.Apply(&l.room.ev)
-		}
-	}
-	if p.Len() > len(keys) || synced < 1000 {
-		t.Errorf("%d flows after %d entries", p.Len(), synced)
-	}
-	samePicture(t, c, p)
-}
-
-// TestPeek: looking at a part of a dump makes the kernel make no further one.
-func TestPeek(t *testing.T) {
-	c := dialTest(t)
-	if _, err := c.CreateAll(t.Context(), churnFlows(0, 1000)); err != nil {
-		t.Fatal(err)
-	}
-	s, err := c.open(syncBuffer)
+	// With the master goes what it expects, by nobody's request. A flow that
+	// is expected has no events of its own in v6.
+	got, err := c.Get(t.Context(), ftpControl6, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.drop(s)
-	s.requestDump(&Filter{}, Support{})
-	if err := s.send(s.out); err != nil {
-		t.Fatal(err)
+	mustDelete(t, c, got.Key())
+	var kinds []string
+	for range 2 {
+		e := waitEvent(t, both)
+		kinds = append(kinds, fmt.Sprint(e.Kind, e.Expect != nil, e.PortID == us))
 	}
-	for range 3 {
-		before := queued(t, s)
-		a, err := s.peek(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		a = slices.Clone(a)
-		b, err := s.peek(t.Context())
-		if err != nil || !slices.Equal(a, b) {
-			t.Fatalf("looked twice at different parts: %v", err)
-		}
-		if after := queued(t, s); before == 0 || after != before {
-			t.Fatalf("%d bytes queued before, %d after", before, after)
-		}
-		if err := s.skip(); err != nil {
-			t.Fatal(err)
-		}
+	slices.Sort(kinds)
+	if want := []string{"destroy false true", "destroy true false"}; !slices.Equal(kinds, want) {
+		t.Errorf("heard %v, want %v", kinds, want)
 	}
-}
-
-// TestOverrun has far more events than there is room for, and in the end a
-// picture like the table.
-func TestOverrun(t *testing.T) {
-	for _, buffer := range []int{4 << 10, 256 << 10} {
-		t.Run(fmt.Sprint(buffer), func(t *testing.T) {
-			c := dialTest(t)
-			l := listenTest(t, c, EventConfig{RecvBuffer: buffer, SyncAtStart: true, SyncAfterOverrun: true})
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-			defer cancel()
-			var g errgroup.Group
-			g.Go(func() error {
-				_, _, err := churn{rate: 50_000, keep: 20_000, flows: 50_000}.run(ctx, c)
-				time.Sleep(time.Second)
-				cancel()
-				return err
-			})
-			p := NewPicture((*Flow).Merge)
-			heard := map[EventKind]int{}
-			var last EventKind
-			for e, err := range l.Events(ctx) {
-				if errors.Is(err, context.Canceled) {
-					break
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				p.Apply(e)
-				heard[e.Kind]++
-				if e.Kind >= EventOverrun {
-					last = e.Kind
-				}
-			}
-			if err := g.Wait(); err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("heard %v", heard)
-			if heard[EventOverrun] == 0 || last != EventSynced {
-				t.Errorf("heard %v, the last of the stream's own is %v", heard, last)
-			}
-			samePicture(t, c, p)
-		})
-	}
-}
-
-// TestOverrunAlone: without a listing the stream goes on after an overrun.
-func TestOverrunAlone(t *testing.T) {
-	c := dialTest(t)
-	l := listenTest(t, c, EventConfig{RecvBuffer: 4 << 10})
-	if _, err := c.CreateAll(t.Context(), churnFlows(0, 1000)); err != nil {
-		t.Fatal(err)
-	}
-	if e := waitEvent(t, l); e.Kind != EventOverrun || e.Flow != nil {
-		t.Fatalf("event %+v, want an overrun", e)
-	}
-	queued := 0
-	for e := waitEvent(t, l); ; e = waitEvent(t, l) {
-		if e.Kind != EventNew {
-			t.Fatalf("event %+v", e)
-		}
-		if e.Flow.Orig.DstPort == 7 {
-			break
-		}
-		if queued++; queued == 1 {
-			mustCreate(t, c, &Flow{Orig: tuple(ProtoUDP, "10.9.0.1:1", "10.0.0.2:6"), Timeout: time.Minute})
-		}
-		if l.q.at == l.q.got { // all that was queued
-			mustCreate(t, c, &Flow{Orig: tuple(ProtoUDP, "10.9.0.1:1", "10.0.0.2:7"), Timeout: time.Minute})
-		}
-	}
-	if queued == 0 || queued > 100 {
-		t.Fatalf("%d events before the loss", queued)
-	}
-}
-
-// TestEventsAtSpeed loses nothing of 50,000 new flows a second.
-func TestEventsAtSpeed(t *testing.T) {
-	c := dialTest(t)
-	l := listenTest(t, c, EventConfig{RecvBuffer: 64 << 20})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	var made, deleted int
-	var g errgroup.Group
-	g.Go(func() (err error) {
-		made, deleted, err = churn{rate: 50_000, keep: 25_000, flows: 100_000}.run(ctx, c)
-		time.Sleep(200 * time.Millisecond)
-		cancel()
-		return err
-	})
-	p := NewPicture((*Flow).Merge)
-	heard := map[EventKind]int{}
-	for e, err := range l.Events(ctx) {
-		if errors.Is(err, context.Canceled) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.Apply(e)
-		heard[e.Kind]++
-	}
-	if err := g.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	want := map[EventKind]int{EventNew: made, EventDestroy: deleted}
-	if diff := cmp.Diff(want, heard); diff != "" || made != 100_000 {
-		t.Errorf("made %d; heard (-want +got):\n%s", made, diff)
-	}
-	samePicture(t, c, p)
+	check(v6, EventDestroy, 0, ftpData6)
+	noEvent(t, v6)
+	noEvent(t, both)
 }

@@ -35,6 +35,11 @@ type EventConfig struct {
 
 	// SyncAfterOverrun makes the same listing after each EventOverrun.
 	SyncAfterOverrun bool
+
+	// Idle, unless nil, is called whenever the events received so far have
+	// all been yielded and the stream may wait for more: the time to write
+	// out what one has gathered. Its error ends the stream.
+	Idle func() error
 }
 
 // defaultEventBuffer is RecvBuffer if that is 0.
@@ -214,6 +219,11 @@ func (l *Listener) step(ctx context.Context) (*Event, error) {
 	}
 	if l.sync != nil && l.turns >= eventsPerChunk {
 		return l.stepChunk(ctx)
+	}
+	if l.cfg.Idle != nil {
+		if err := l.cfg.Idle(); err != nil {
+			return nil, err
+		}
 	}
 	due := l.wanted.Load()
 	switch err := l.q.fill(l.sync == nil && !due); {

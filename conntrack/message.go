@@ -26,6 +26,7 @@ const (
 	msgDone           msgType = 0x003 // NLMSG_DONE
 	msgNew            msgType = 0x100 // IPCTNL_MSG_CT_NEW
 	msgGet            msgType = 0x101 // IPCTNL_MSG_CT_GET
+	msgGetZero        msgType = 0x103 // IPCTNL_MSG_CT_GET_CTRZERO
 	msgDelete         msgType = 0x102 // IPCTNL_MSG_CT_DELETE
 	msgGetStatsCPU    msgType = 0x104 // IPCTNL_MSG_CT_GET_STATS_CPU
 	msgGetStats       msgType = 0x105 // IPCTNL_MSG_CT_GET_STATS

@@ -21,7 +21,7 @@ func TestNames(t *testing.T) {
 		if s := DCCPState(n).String(); !reads(ParseDCCPState, s, DCCPState(n)) {
 			t.Errorf("DCCP state %d: %q", n, s)
 		}
-		if s := Proto(n).String(); n != 0 && !reads(ParseProto, s, Proto(n)) {
+		if s := Proto(n).String(); !reads(ParseProto, s, Proto(n)) {
 			t.Errorf("protocol %d: %q", n, s)
 		}
 	}

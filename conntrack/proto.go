@@ -55,7 +55,7 @@ func (p Proto) String() string {
 }
 
 // ParseProto reads a protocol by the name that [Proto.String] prints or by its
-// number from 1 to 255.
+// number from 0 to 255.
 func ParseProto(s string) (Proto, error) {
 	for _, p := range []Proto{ProtoICMP, ProtoTCP, ProtoUDP, ProtoDCCP, ProtoGRE,
 		ProtoICMPv6, ProtoSCTP, ProtoUDPLite} {
@@ -64,7 +64,7 @@ func ParseProto(s string) (Proto, error) {
 		}
 	}
 	n, err := strconv.ParseUint(s, 10, 8)
-	if err != nil || n == 0 {
+	if err != nil {
 		return 0, fmt.Errorf("conntrack: no such protocol: %q", s)
 	}
 	return Proto(n), nil

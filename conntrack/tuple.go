@@ -147,8 +147,8 @@ func (t Tuple) validate() error {
 	return nil
 }
 
-// validateWhole also refuses a tuple without a protocol, whose nest the kernel
-// does not take.
+// validateWhole also refuses a tuple whose protocol is 0: no helper expects one,
+// so it was most likely left out.
 func (t Tuple) validateWhole() error {
 	if err := t.validate(); err != nil {
 		return err
@@ -160,8 +160,9 @@ func (t Tuple) validateWhole() error {
 }
 
 // parseTuple reads the nest called name. A tuple that lacks an address or the
-// protocol is refused. zone is false if the nest has no CTA_TUPLE_ZONE.
+// protocol is refused; a protocol of 0 is one. zone is false if the nest has no CTA_TUPLE_ZONE.
 func parseTuple(b []byte, name string) (t Tuple, z Zone, zone bool, err error) {
+	proto := false
 	for len(b) > 0 {
 		typ, v, rest, err := nextAttr(b, name)
 		if err != nil {
@@ -172,7 +173,7 @@ func parseTuple(b []byte, name string) (t Tuple, z Zone, zone bool, err error) {
 		case attrTupleIP:
 			err = t.parseIP(v)
 		case attrTupleProto:
-			err = t.parseProto(v)
+			err, proto = t.parseProto(v), true
 		case attrTupleZone:
 			var n uint16
 			n, err = parseUint16(v, "CTA_TUPLE_ZONE")
@@ -182,8 +183,11 @@ func parseTuple(b []byte, name string) (t Tuple, z Zone, zone bool, err error) {
 			return Tuple{}, 0, false, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	if err := t.validateWhole(); err != nil {
+	if err := t.validate(); err != nil {
 		return Tuple{}, 0, false, fmt.Errorf("%s: %w", name, err)
+	}
+	if !proto {
+		return Tuple{}, 0, false, fmt.Errorf("%s: no protocol", name)
 	}
 	return t, z, zone, nil
 }
@@ -234,6 +238,7 @@ func (t *Tuple) parseProto(b []byte) error {
 		num, typ, code, typ6, code6 uint8
 		src, dst, id, id6           uint16
 	}
+	numbered := false
 	for len(b) > 0 {
 		at, v, rest, err := nextAttr(b, "CTA_TUPLE_PROTO")
 		if err != nil {
@@ -243,6 +248,7 @@ func (t *Tuple) parseProto(b []byte) error {
 		switch at {
 		case attrProtoNum:
 			p.num, err = parseUint8(v, "CTA_PROTO_NUM")
+			numbered = true
 		case attrProtoSrcPort:
 			p.src, err = parseUint16(v, "CTA_PROTO_SRC_PORT")
 		case attrProtoDstPort:
@@ -263,6 +269,9 @@ func (t *Tuple) parseProto(b []byte) error {
 		if err != nil {
 			return err
 		}
+	}
+	if !numbered {
+		return errors.New("CTA_TUPLE_PROTO: no CTA_PROTO_NUM")
 	}
 	t.Proto = Proto(p.num)
 	switch {

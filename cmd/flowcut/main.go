@@ -15,7 +15,7 @@ var start = time.Now()
 
 func main() {
 	ctx, stop := cli.NotifySignals(cli.WithStart(context.Background(), start))
-	code := cli.Run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	code := cli.Run(ctx, cli.Args(os.Args), os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }

@@ -75,6 +75,7 @@ and ends those that are selected: for good, at both ends, and with proof.`,
 var commands = []func(start time.Time) *cobra.Command{
 	newCut,
 	newList,
+	newConntrack,
 	newDemo,
 }
 
@@ -93,7 +94,7 @@ func execute(ctx context.Context, root *cobra.Command, args []string) error {
 			return cmd.Help()
 		}
 	}
-	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
+	if len(args) > 0 && (strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) || args[0] == conntrackName) {
 		root.SetArgs(args)
 		return root.ExecuteContext(ctx)
 	}

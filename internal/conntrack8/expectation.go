@@ -78,11 +78,21 @@ func (o *Format) appendExpectationXML(b []byte, e *conntrack.Expectation, kind c
 	x := element(b)
 	x.begin(kind)
 	x.layer3(e.Tuple.Family())
-	x.parts(e, (*element).addrs)
-	x.raw("</layer3>")
+	x.raw("<expected>")
+	x.addrs(&e.Tuple)
+	x.raw("</expected><mask>")
+	x.addrs(&e.Mask)
+	x.raw("</mask><master>")
+	x.addrs(&e.Master)
+	x.raw("</master></layer3>")
 	x.layer4(e.Tuple.Proto)
-	x.parts(e, (*element).ports)
-	x.raw("</layer4><meta>")
+	x.raw("<expected>")
+	x.ports(&e.Tuple)
+	x.raw("</expected><mask>")
+	x.ports(&e.Mask)
+	x.raw("</mask><master>")
+	x.ports(&e.Master)
+	x.raw("</master></layer4><meta>")
 	if e.Helper != "" {
 		x.text("helper-name", e.Helper)
 	}
@@ -105,15 +115,4 @@ func (o *Format) appendExpectationXML(b []byte, e *conntrack.Expectation, kind c
 	}
 	x.raw("</meta></flow>")
 	return x
-}
-
-// parts appends a layer of what is expected, of its mask and of its master.
-func (x *element) parts(e *conntrack.Expectation, layer func(*element, *conntrack.Tuple)) {
-	x.raw("<expected>")
-	layer(x, &e.Tuple)
-	x.raw("</expected><mask>")
-	layer(x, &e.Mask)
-	x.raw("</mask><master>")
-	layer(x, &e.Master)
-	x.raw("</master>")
 }

@@ -1,7 +1,6 @@
-// Package conntrack8 answers as conntrack(8) does.
+// Package conntrack8 shows flows, events and expectations as conntrack(8) does.
 //
-// This file and its neighbours are its output: [Format] renders flows, events
-// and expectations in each form that conntrack(8) has, to the letter of
+// [Format] renders them in each form that conntrack(8) has, to the letter of
 // conntrack-tools 1.4.9 with libnetfilter_conntrack 1.1.1.
 package conntrack8
 
@@ -51,9 +50,9 @@ const (
 func (o *Format) AppendFlow(b []byte, f *conntrack.Flow, done Done) []byte {
 	if o.Save {
 		if done == Deleted {
-			return appendSave(b, f, "-D")
+			return appendSave(b, f, "-D", false)
 		}
-		return appendSave(b, f, "-A")
+		return appendSave(b, f, "-A", false)
 	}
 	s := *o
 	s.Timestamp = false
@@ -77,7 +76,7 @@ func (o *Format) AppendEvent(b []byte, e *conntrack.Event, program string) []byt
 	case o.XML:
 		return o.appendFlowXML(b, e.Flow, e.Kind)
 	case o.Save:
-		b = appendSave(b, e.Flow, saveCommand(e.Kind))
+		b = appendSave(b, e.Flow, saveCommand(e.Kind), e.Kind == conntrack.EventDestroy)
 	default:
 		if o.Timestamp {
 			b = o.appendEventTime(b, e)
@@ -87,7 +86,20 @@ func (o *Format) AppendEvent(b []byte, e *conntrack.Event, program string) []byt
 	if e.PortID != 0 {
 		b = strconv.AppendUint(append(b, " [USERSPACE] portid="...), uint64(e.PortID), 10)
 		if program != "" {
-			b = append(append(b, " progname="...), program...)
+			b = appendPrintable(append(b, " progname="...), program)
+		}
+	}
+	return b
+}
+
+// appendPrintable appends the name of a program, which may be anything, so
+// that it cannot pass for a line of its own or reach into a terminal.
+func appendPrintable(b []byte, s string) []byte {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] == 0x7f {
+			b = append(b, '?')
+		} else {
+			b = append(b, s[i])
 		}
 	}
 	return b

@@ -20,8 +20,9 @@ func saveCommand(kind conntrack.EventKind) string {
 }
 
 // appendSave appends the command line that makes a flow again. Marks, labels
-// and helpers are not in it: conntrack(8) leaves them out.
-func appendSave(b []byte, f *conntrack.Flow, command string) []byte {
+// and helpers are not in it: conntrack(8) leaves them out. ended tells that f
+// is what the kernel says of a flow at its end, which is less.
+func appendSave(b []byte, f *conntrack.Flow, command string, ended bool) []byte {
 	l := line(b)
 	l.word(command)
 	if f.Has&conntrack.AttrTimeout != 0 {
@@ -43,7 +44,8 @@ func appendSave(b []byte, f *conntrack.Flow, command string) []byte {
 		l.number("--reply-zone ", uint64(f.ReplyZone))
 	}
 	l.saveTuples(f)
-	l.saveProto(f)
+	l.saveProto(&f.Orig, f)
+	l.saveState(f, ended)
 	return l[:len(l)-1] // without the last blank
 }
 
@@ -92,9 +94,8 @@ func (l *line) saveTuples(f *conntrack.Flow) {
 	}
 }
 
-// saveProto appends the protocol and its options.
-func (l *line) saveProto(f *conntrack.Flow) {
-	t := &f.Orig
+// saveProto appends the protocol and what its tuples have.
+func (l *line) saveProto(t *conntrack.Tuple, f *conntrack.Flow) {
 	if !hasName(t.Proto) {
 		l.number("-p ", uint64(t.Proto))
 		return
@@ -112,17 +113,27 @@ func (l *line) saveProto(f *conntrack.Flow) {
 	default:
 		l.savePorts(f, "--sport ", "--dport ", "--reply-port-src ", "--reply-port-dst ")
 	}
+}
+
+// saveState appends the protocol's state.
+func (l *line) saveState(f *conntrack.Flow, ended bool) {
 	if s := stateName(f); s != "" {
 		l.text("--state ", s)
 	}
 	switch {
 	case f.Has&conntrack.AttrSCTP != 0:
-		l.number("--orig-vtag ", uint64(swapVTag(f.SCTP.OrigVTag)))
-		l.number("--reply-vtag ", uint64(swapVTag(f.SCTP.ReplyVTag)))
-	case f.Has&conntrack.AttrDCCP != 0 && f.DCCP.Role == 0:
-		l.text("--role ", "client")
+		if ended && f.SCTP.OrigVTag|f.SCTP.ReplyVTag == 0 {
+			return
+		}
+		l.number("--orig-vtag ", uint64(SwapVTag(f.SCTP.OrigVTag)))
+		l.number("--reply-vtag ", uint64(SwapVTag(f.SCTP.ReplyVTag)))
 	case f.Has&conntrack.AttrDCCP != 0:
-		l.text("--role ", "server")
+		switch {
+		case f.DCCP.Role != 0:
+			l.text("--role ", "server")
+		case !ended:
+			l.text("--role ", "client")
+		}
 	}
 }
 
@@ -141,10 +152,10 @@ func (l *line) saveICMP(t *conntrack.Tuple, typ, code, id string) {
 	l.number(id, uint64(t.ICMPID))
 }
 
-// swapVTag turns a verification tag into the number that --orig-vtag and
+// SwapVTag turns a verification tag into the number that --orig-vtag and
 // --reply-vtag have for it, and back. conntrack(8) takes the tag, a number in
 // network byte order, for one in the host's, when it prints and when it reads.
-func swapVTag(tag uint32) uint32 {
+func SwapVTag(tag uint32) uint32 {
 	var b [4]byte
 	binary.BigEndian.PutUint32(b[:], tag)
 	return binary.NativeEndian.Uint32(b[:])

@@ -27,7 +27,7 @@ var tableNames = [...]string{"expect", "conntrack", "dying", "unconfirmed"}
 type line struct {
 	command *command // nil: none
 	table   table
-	given   []*option // what was given, of the protocol's too
+	given   []string  // names of the options that were given
 	proto   *protocol // nil: no -p
 	family  conntrack.Family
 
@@ -50,7 +50,7 @@ type line struct {
 	labels, labelsAdded, labelsDeleted []string // unlike the others by name: the file comes last
 	labelFile                          string
 
-	kinds  kinds
+	kinds  conntrack.EventKind
 	out    conntrack8.Format
 	named  bool // -o labels
 	buffer int
@@ -160,13 +160,17 @@ func (l *line) setOption(f found, w *words) error {
 	if f.attached && f.value == "" && o.arg == optionalValue {
 		return usage("option `--%s' has an empty value: leave the = out to mean any", o.name)
 	}
-	if !l.has(o.name) && o.name != "nat-range" {
-		l.given = append(l.given, o)
-	}
+	l.give(o.name)
 	return o.set(l, f.value)
 }
 
-// has tells whether an option was given.
-func (l *line) has(name string) bool {
-	return slices.ContainsFunc(l.given, func(o *option) bool { return o.name == name })
+// give notes that an option was given. A deprecated one is never held against
+// a command.
+func (l *line) give(name string) {
+	if !l.has(name) && name != "nat-range" {
+		l.given = append(l.given, name)
+	}
 }
+
+// has tells whether an option was given.
+func (l *line) has(name string) bool { return slices.Contains(l.given, name) }

@@ -80,7 +80,7 @@ var options = [...]option{
 	{". . . . . . . . . . R . . .", "tuple-dst", nil, ']', needsValue, (*line).setTupleDst},
 	{"o . o o . . o . . . R . . .", "mask-src", nil, '{', needsValue, (*line).setMaskSrc},
 	{"o . o o . . o . . . R . . .", "mask-dst", nil, '}', needsValue, (*line).setMaskDst},
-	{"o o o o o o o o o o o o o o", "nat-range", nil, 'a', needsValue, (*line).ignoreNATRange},
+	{". . . . o o . . . . . . . .", "nat-range", nil, 'a', needsValue, (*line).ignoreNATRange},
 	{"o . o o o o o . . . . . . .", "mark", nil, 'm', needsValue, (*line).setMark},
 	{". o o o . . . . . . . . . .", "id", nil, 'i', needsValue, (*line).setID},
 	{"o . o o . . o o . o . . . .", "family", nil, 'f', needsValue, (*line).setFamily},

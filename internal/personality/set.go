@@ -9,8 +9,12 @@ import (
 
 // The setters below take the values of options, in the order of the matrix.
 
-func (l *line) setSrc(v string) error { return l.setNetwork(v, "src", &l.orig, &l.origHas, conntrack.FieldSrc) }
-func (l *line) setDst(v string) error { return l.setNetwork(v, "dst", &l.orig, &l.origHas, conntrack.FieldDst) }
+func (l *line) setSrc(v string) error {
+	return l.setNetwork(v, "src", &l.orig, &l.origHas, conntrack.FieldSrc)
+}
+func (l *line) setDst(v string) error {
+	return l.setNetwork(v, "dst", &l.orig, &l.origHas, conntrack.FieldDst)
+}
 
 func (l *line) setReplySrc(v string) error {
 	return l.setAddress(v, "reply-src", &l.reply, &l.replyHas, conntrack.FieldSrc)

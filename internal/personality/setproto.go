@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"flowcut/conntrack"
+	"flowcut/internal/conntrack8"
 )
 
 // The setters below take the values of protocols' options.
@@ -155,7 +156,7 @@ func setVTag(v, name string, to *uint32) error {
 	if !ok {
 		return usage("--%s `%s' is no number from 0 to 4294967295", name, v)
 	}
-	*to = uint32(n)
+	*to = conntrack8.SwapVTag(uint32(n))
 	return nil
 }
 

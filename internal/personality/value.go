@@ -64,11 +64,7 @@ func (l *line) setNetwork(v, name string, t *conntrack.Tuple, has *conntrack.Tup
 		return usage("Invalid netmask")
 	}
 	setField(&l.mask, &l.maskHas, field, mask.Addr())
-	for i := range options {
-		if o := &options[i]; o.name == "mask-"+name && !l.has(o.name) {
-			l.given = append(l.given, o)
-		}
-	}
+	l.give("mask-" + name)
 	return nil
 }
 
@@ -163,20 +159,11 @@ func begins(word, with string) bool {
 	return len(with) <= len(word) && strings.EqualFold(word[:len(with)], with)
 }
 
-// kinds are kinds of events.
-type kinds uint8
-
-const (
-	kindNew kinds = 1 << iota
-	kindUpdate
-	kindDestroy
-)
-
-var eventWords = [...]meaning[kinds]{
-	{"ALL", kindNew | kindUpdate | kindDestroy},
-	{"NEW", kindNew},
-	{"UPDATES", kindUpdate},
-	{"DESTROY", kindDestroy},
+var eventWords = [...]meaning[conntrack.EventKind]{
+	{"ALL", conntrack.EventAll},
+	{"NEW", conntrack.EventNew},
+	{"UPDATES", conntrack.EventUpdate},
+	{"DESTROY", conntrack.EventDestroy},
 }
 
 var outputWords = [...]meaning[func(*line)]{
@@ -224,3 +211,10 @@ func (s *statusBits) add(l *line, v string) error {
 	return nil
 }
 
+// unspecified returns the address of all zeros of the family of another.
+func unspecified(like netip.Addr) netip.Addr {
+	if like.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}

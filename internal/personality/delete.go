@@ -1,0 +1,149 @@
+package personality
+
+import (
+	"errors"
+	"syscall"
+
+	"flowcut/conntrack"
+	"flowcut/internal/conntrack8"
+)
+
+const (
+	// deleteBatch is how many entries are deleted at a time.
+	deleteBatch = 4096
+
+	// maxPasses bounds the passes of a delete: where connections come as fast
+	// as they go, or are picked up again, no pass would be the last.
+	maxPasses = 8
+)
+
+// delete is -D. Entries are deleted with their zone and ID, so that no other
+// flow is, and in passes until one finds nothing, since a listing of a table
+// that changes misses some.
+func (s *session) delete(l *line) error {
+	sel, err := s.choose(l)
+	if err != nil {
+		return err
+	}
+	if err := l.comparableStatus(); err != nil {
+		return err
+	}
+	c, err := s.dial()
+	if err != nil {
+		return operation('D', err)
+	}
+	d := deletion{s: s, client: c, line: l}
+	if err := d.open(); err != nil {
+		return err
+	}
+	for range maxPasses {
+		found, err := d.pass(sel)
+		if err != nil {
+			return operation('D', err)
+		}
+		if found == 0 {
+			break
+		}
+	}
+	if d.mute == nil {
+		d.mute = s.close(&l.out, documentConntrack)
+	}
+	if s.shown > 0 && !s.batch && s.config.Hint != "" {
+		defer s.say("%s\n", s.config.Hint)
+	}
+	return ignorePipe(d.mute)
+}
+
+// deletion is one run of -D.
+type deletion struct {
+	s      *session
+	client *conntrack.Client
+	line   *line
+
+	flows []conntrack.Flow
+	keys  []conntrack.Key
+	mute  error // why nothing is printed any more; deleting goes on
+}
+
+func (d *deletion) open() error {
+	d.mute = d.s.open(&d.line.out, documentConntrack)
+	return nil
+}
+
+// pass lists the table once, deletes what is meant, and tells how much it found.
+func (d *deletion) pass(sel *selection) (found int, err error) {
+	for f, err := range d.client.Dump(d.s.ctx, sel.filter) {
+		if err != nil {
+			return found, errors.Join(err, d.deleteAll())
+		}
+		if !sel.match(f) {
+			continue
+		}
+		found++
+		d.flows = append(d.flows, *f.Clone())
+		if len(d.flows) == deleteBatch {
+			if err := d.deleteAll(); err != nil {
+				return found, err
+			}
+		}
+	}
+	return found, d.deleteAll()
+}
+
+// deleteAll deletes the flows that were gathered, and prints those that were
+// still there. Others had ended, or somebody else deleted them.
+func (d *deletion) deleteAll() error {
+	d.keys = d.keys[:0]
+	for i := range d.flows {
+		d.keys = append(d.keys, d.flows[i].Key())
+	}
+	gone := make([]bool, len(d.flows))
+	deleted, err := d.client.Delete(d.s.ctx, d.keys, func(i int) { gone[i] = true })
+	d.s.shown += deleted
+	for i := range d.flows {
+		if err == nil && !gone[i] && d.mute == nil {
+			d.mute = d.s.print(d.line.out.AppendFlow(d.s.buf[:0], &d.flows[i], conntrack8.Deleted))
+		}
+	}
+	d.flows = d.flows[:0]
+	return err
+}
+
+// ignorePipe: that the reader of the output has gone is no failure.
+func ignorePipe(err error) error {
+	if errors.Is(err, syscall.EPIPE) {
+		return nil
+	}
+	return err
+}
+
+// flush is -F. The word that it is done comes first, done or not: scripts see
+// it so from conntrack(8).
+func (s *session) flush(l *line) error {
+	defer s.emptied("connection tracking table has been emptied.")
+	c, err := s.dial()
+	if err != nil {
+		return operation('F', err)
+	}
+	err = c.Flush(s.ctx, l.family)
+	if l.family != conntrack.FamilyBoth && (errors.Is(err, conntrack.ErrNotSupported) || errors.Is(err, syscall.EPERM)) {
+		err = s.flushFamily(c, l)
+	}
+	return operation('F', err)
+}
+
+// flushFamily deletes the entries of a family one by one: where the kernel is
+// not known to leave the other family alone, or may not be tried.
+func (s *session) flushFamily(c *conntrack.Client, l *line) error {
+	d := deletion{s: s, client: c, line: l, mute: errNothing}
+	for range maxPasses {
+		found, err := d.pass(l.selection(conntrack.Labels{}))
+		if err != nil || found == 0 {
+			return err
+		}
+	}
+	return nil
+}
+
+// emptied says that a table is empty.
+func (s *session) emptied(text string) { s.message("%s", text) }

@@ -1,0 +1,131 @@
+package personality
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"os"
+	"strings"
+)
+
+// Limits of a file of -R, in bytes and words.
+const (
+	maxLineBytes = 10239
+	maxWordBytes = 1023
+	maxWords     = 253 // and the name of the program
+)
+
+// load is -R: a file of command lines, which are all read before any is run.
+// The first that the kernel refuses ends it.
+func (s *session) load(path string) error {
+	in := s.config.Stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return usage("Failed to open file %s for reading", path)
+		}
+		defer func() { _ = f.Close() }() // it was only read
+		in = f
+	}
+	lines, err := s.readLines(in)
+	if err != nil {
+		return err
+	}
+	s.batch = true
+	for _, l := range lines {
+		if err := s.do(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readLines parses the lines of a file.
+func (s *session) readLines(in io.Reader) ([]*line, error) {
+	var lines []*line
+	sc := bufio.NewScanner(in)
+	sc.Buffer(nil, maxLineBytes+1)
+	for n := 1; sc.Scan(); n++ {
+		text := strings.TrimLeft(sc.Text(), " \t")
+		if text == "" || text[0] == '#' {
+			continue
+		}
+		args, err := splitLine(text)
+		if err != nil {
+			return nil, err
+		}
+		l, err := s.parse(args)
+		if err != nil {
+			return nil, err
+		}
+		if !l.loadable() {
+			return nil, usage("Cannot use command `%s' with --load-file", l.commandText())
+		}
+		lines = append(lines, l)
+	}
+	if err := sc.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return nil, usage("line %d is longer than %d bytes", len(lines)+1, maxLineBytes)
+	} else if err != nil {
+		return nil, usage("Failed to read: %s", cause(err))
+	}
+	return lines, nil
+}
+
+// loadable tells whether a line's command may stand in a file.
+func (l *line) loadable() bool {
+	return l.command != nil && !l.command.expect && strings.IndexByte("IAUDF", l.command.short) >= 0
+}
+
+// commandText returns the command as one types it.
+func (l *line) commandText() string {
+	if l.command == nil {
+		return "unknown"
+	}
+	text := "-" + string(l.command.short)
+	if l.command.expect {
+		text += " expect"
+	}
+	return text
+}
+
+// splitLine takes a line apart into words. Blanks divide words, unless between
+// quotes, where \ takes the meaning from the character behind it.
+func splitLine(text string) ([]string, error) {
+	var words []string
+	var word []byte
+	quoted, escaped := false, false
+	for i := range len(text) {
+		c := text[i]
+		end := false
+		switch {
+		case escaped:
+			word, escaped = append(word, c), false
+		case quoted && c == '\\':
+			escaped = true
+		case quoted && c != '"':
+			word = append(word, c)
+		case c == '"':
+			quoted, end = !quoted, quoted
+		case c == ' ' || c == '\t':
+			end = len(word) > 0
+		default:
+			word = append(word, c)
+		}
+		if len(word) > maxWordBytes {
+			return nil, usage("Parameter too long!")
+		}
+		if end {
+			words, word = append(words, string(word)), word[:0]
+		}
+	}
+	if quoted {
+		return nil, usage("a quote is not closed: %s", text)
+	}
+	if len(word) > 0 {
+		words = append(words, string(word))
+	}
+	if len(words) > maxWords {
+		return nil, usage("too many arguments")
+	}
+	return words, nil
+}
