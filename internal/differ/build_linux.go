@@ -51,7 +51,7 @@ func (p *place) build(ctx context.Context, w *world, there *snapshot) error {
 
 // empty removes all flows.
 func (p *place) empty(ctx context.Context, there *snapshot) error {
-	if there != nil && there.whole {
+	if there != nil {
 		keys := make([]conntrack.Key, len(there.flows))
 		for i, e := range there.flows {
 			keys[i] = e.key
@@ -103,7 +103,6 @@ func datagrams() error {
 // snapshot is a table: what does not depend on time and chance as text, the
 // rest apart.
 type snapshot struct {
-	whole  bool // false if there are flows that the library cannot read
 	flows  []entry
 	expect []entry
 }
@@ -127,16 +126,12 @@ func newEntry(f *conntrack.Flow) entry {
 	return e
 }
 
-// unreadable is the library's error for a flow of protocol 0, which both
-// conntrack(8) and a sender of such packets can make.
-const unreadable = "no protocol"
-
 // snapshot reads the place's table. A dump reads all buckets of the kernel's
 // table, which takes long; so the flows of before are asked for one by one,
 // and those that may be new, and a dump is made only if the kernel counts
 // others.
 func (p *place) snapshot(ctx context.Context, before *snapshot, makes []conntrack.Tuple) (s *snapshot, err error) {
-	s = &snapshot{whole: true}
+	s = &snapshot{}
 	if before != nil {
 		if s.flows, err = p.again(ctx, before.flows, makes); err != nil {
 			return nil, err
@@ -149,18 +144,11 @@ func (p *place) snapshot(ctx context.Context, before *snapshot, makes []conntrac
 	if int(n) != len(s.flows) {
 		s.flows = nil
 		for f, err := range p.client.Dump(ctx, conntrack.Filter{}) {
-			if err != nil && strings.Contains(err.Error(), unreadable) {
-				s.whole = false
-				break
-			}
 			if err != nil {
 				return nil, err
 			}
 			s.flows = append(s.flows, newEntry(f))
 		}
-	}
-	if !s.whole {
-		s.flows = nil // how many came before depends on the kernel's hash
 	}
 	sortEntries(s.flows)
 	text, err := p.expectations()
@@ -234,9 +222,6 @@ const slack = 3 * time.Second
 
 // differ lists what s and o do not have in common.
 func (s *snapshot) differ(o *snapshot) []string {
-	if s.whole != o.whole {
-		return []string{"one has a flow of protocol 0"}
-	}
 	return append(differEntries("flow", s.flows, o.flows), differEntries("expectation", s.expect, o.expect)...)
 }
 

@@ -317,8 +317,11 @@ func (d *drawer) expectation() []string {
 		d.f = pick(d.Rand, masters...)
 	}
 	v6 := d.f.Orig.Src.Is6()
-	letter := pick[byte](d.Rand, 'I', 'I', 'D', 'G')
+	letter := pick[byte](d.Rand, 'I', 'I', 'D', 'G', 'F', 'C', 'L')
 	blocks := [][]string{d.command(letter, "expect", "e", "exp")}
+	if strings.IndexByte("FCL", letter) >= 0 {
+		return blocks[0]
+	}
 	if letter != 'I' {
 		if d.w.ftp && !d.one(3) {
 			return append(blocks[0], d.expected(letter)...)

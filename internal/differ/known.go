@@ -4,6 +4,7 @@ package differ
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -88,10 +89,10 @@ var deviations = []deviation{
 		})
 	}},
 	{reason: "-t is not checked", applies: func(l *line, _ *situation) bool {
-		return slices.ContainsFunc(l.values("timeout"), func(v string) bool { return !decimal(v) || len(v) > 9 })
+		return slices.ContainsFunc(l.values("timeout"), func(v string) bool { return !number(v) || len(v) > 9 })
 	}},
 	{reason: "-b is not checked", applies: func(l *line, _ *situation) bool {
-		return slices.ContainsFunc(l.values("buffer-size"), func(v string) bool { return !decimal(v) || len(v) > 9 })
+		return slices.ContainsFunc(l.values("buffer-size"), func(v string) bool { return !number(v) || len(v) > 9 })
 	}},
 
 	{reason: "-A of what is there", until: 8, applies: func(l *line, _ *situation) bool { return l.is("A") }},
@@ -159,11 +160,11 @@ func (l *line) familySet() bool {
 		slices.ContainsFunc(l.values("src-nat", "dst-nat", "any-nat"), func(v string) bool { return v != "" })
 }
 
-// decimal tells whether a value is a plain number that fits 16 bits, or more
-// where that is allowed.
+// decimal tells whether a value is a plain number of a size that all of these
+// options take; tags are larger, but none is drawn.
 func decimal(v string) bool {
-	const most = 9
-	return number(v) && len(v) <= most && (len(v) < 6 && (len(v) < 5 || v <= "65535") || len(v) > 6)
+	n, err := strconv.ParseUint(v, 10, 16)
+	return err == nil && strconv.FormatUint(n, 10) == v
 }
 
 // strictNumber tells whether a value is a C number, or two for a mark.

@@ -19,6 +19,13 @@ var spoilers = []func(d *drawer, words []string) []string{
 	func(d *drawer, w []string) []string { // add an option, often an illegal one
 		return d.insert(w, d.any()...)
 	},
+	func(d *drawer, w []string) []string { // a protocol's option
+		if l := parse(w); !l.has("protonum") {
+			w = append(w, d.spell("protonum", pick(d.Rand, "tcp", "gre", "dccp", "sctp", "udplite", "icmp"))...)
+		}
+		name := pick(d.Rand, protoLongs...).name
+		return append(w, d.spellLong(name, d.fitting(name))...)
+	},
 	func(d *drawer, w []string) []string { // a bad value
 		return d.replaceValue(w, pick(d.Rand, junk...))
 	},
@@ -131,6 +138,8 @@ func (d *drawer) fitting(name string) string {
 		return pick(d.Rand, "80", "53", "1001", "8", "0")
 	}
 	switch name {
+	case "role":
+		return pick(d.Rand, "client", "server")
 	case "protonum":
 		return pick(d.Rand, "tcp", "udp", "sctp", "icmp", "gre", "6", "esp", "200")
 	case "status":
