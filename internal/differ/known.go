@@ -88,6 +88,23 @@ var deviations = []deviation{
 			return slices.ContainsFunc(protoLongs, func(p long) bool { return p.name == o.name }) && o.name != "state" && o.name != "role" && !decimal(o.value)
 		})
 	}},
+	{reason: "types and codes of ICMP are not checked", applies: func(l *line, _ *situation) bool {
+		return slices.ContainsFunc(l.values("icmp-type", "icmp-code", "icmpv6-type", "icmpv6-code"), func(v string) bool { return len(v) > 2 && !(len(v) == 3 && v <= "255") })
+	}},
+	{reason: "-U does not reach flows in zones", applies: func(l *line, s *situation) bool { return l.is("U") && s.w.zoned }},
+	{reason: "-G by the reply tuple never finds anything", applies: func(l *line, _ *situation) bool {
+		return l.is("G") && !(l.has("src") && l.has("dst"))
+	}},
+	{reason: "-p twice makes its options ambiguous", applies: func(l *line, _ *situation) bool { return len(l.values("protonum")) > 1 }},
+	{reason: "-n, -g drop the port of SCTP", applies: func(l *line, _ *situation) bool {
+		return l.is("IA") && slices.Contains([]string{"sctp", "132", "0x84"}, l.proto()) &&
+			slices.ContainsFunc(l.values("src-nat", "dst-nat"), func(v string) bool { return strings.Contains(v, ":80") })
+	}},
+	{reason: "-L -u with some that are to be set and some that are not", applies: func(l *line, _ *situation) bool {
+		u := strings.Join(l.values("status"), ",")
+		return l.is("L") && (strings.Contains(u, "!") || strings.Contains(u, "UNREPLIED")) &&
+			slices.ContainsFunc(strings.Split(u, ","), func(w string) bool { return !strings.HasPrefix(w, "!") && !strings.HasPrefix(w, "UNREPLIED") })
+	}},
 	{reason: "-t is not checked", applies: func(l *line, _ *situation) bool {
 		return slices.ContainsFunc(l.values("timeout"), func(v string) bool { return !number(v) || len(v) > 9 })
 	}},

@@ -19,7 +19,7 @@ type world struct {
 	timestamps bool              // nf_conntrack_timestamp
 	counters   bool              // nf_conntrack_acct, and datagrams that are counted
 	ftp        bool              // live control connections, with what they expect
-	labels     map[string]int
+	zoned      bool              // some are in zones
 }
 
 // labelNames is the test's own connlabel.conf.
@@ -43,6 +43,8 @@ func drawWorld(number uint64) *world {
 	d := worldDrawer{Rand: random(number, stream)}
 	w := &world{number: number}
 	w.timestamps, w.counters, w.ftp = d.IntN(3) == 0, d.IntN(2) == 0, d.IntN(2) == 0
+	w.zoned = d.IntN(2) == 0
+	d.zoned = w.zoned
 	for range 30 + d.IntN(40) {
 		w.flows = append(w.flows, d.flow(w.flows))
 	}
@@ -55,7 +57,8 @@ func drawWorld(number uint64) *world {
 // worldDrawer draws flows with tuples that are all different.
 type worldDrawer struct {
 	*rand.Rand
-	n int
+	n     int
+	zoned bool
 }
 
 // protocols are what flows are of, common ones more often.
@@ -158,6 +161,9 @@ func (d *worldDrawer) translate(f *conntrack.Flow, v6 bool) {
 
 // zone draws the zones of both directions.
 func (d *worldDrawer) zone(f *conntrack.Flow) {
+	if !d.zoned {
+		return
+	}
 	z := pick[conntrack.Zone](d.Rand, 1, 7, 7)
 	switch d.IntN(12) {
 	case 0, 1:
