@@ -116,13 +116,17 @@ func (k *ExpectationKey) append(b []byte) []byte {
 // The master needs room for a helper: it must have got one when it was made, by
 // a rule or by [Client.Create] with Helper. That helper also decides how long
 // the expectation lives, whatever Timeout says, and how many one master may
-// have: beyond that the oldest goes. ID and [ExpectUserspace] are the kernel's.
+// have: beyond that the oldest goes, with FTP beyond one. ID and
+// [ExpectUserspace] are the kernel's. Helper need not be set: new kernels ignore
+// it, others refuse one that is not for the master's protocol, and want it for a
+// Class other than 0.
 //
 // Errors: [os.ErrExist] if a flow of the tuple is expected already,
 // [os.ErrNotExist] if the master does not exist, EBUSY if an expectation
 // overlaps with this one, EOPNOTSUPP if the master has no room for a helper or
-// there is no such helper, EINVAL for an unknown Class or Func, EMFILE if the
-// table is full. Needs CAP_NET_ADMIN.
+// Helper is refused, EINVAL for an unknown Class or Func or a Helper of more
+// than 15 bytes, EMFILE if the table (net.netfilter.nf_conntrack_expect_max) is
+// full. Needs CAP_NET_ADMIN.
 func (c *Client) CreateExpectation(ctx context.Context, e *Expectation) error {
 	return c.with("create expectation", func(s *conn) error {
 		s.seq++
@@ -162,6 +166,8 @@ func (e *Expectation) fill() error {
 	if e.Mask == (Tuple{}) {
 		e.Mask = fullMask(e.Tuple)
 	}
+	// Of ICMP the kernel reads the mask's type, refuses ones, and ignores it.
+	e.Mask.ICMPType, e.Mask.ICMPCode = e.Tuple.ICMPType, e.Tuple.ICMPCode
 	f := e.Tuple.Family()
 	if e.NAT != (Tuple{}) {
 		e.NAT.fillZero(f)
@@ -194,7 +200,8 @@ func (t *Tuple) fillZero(f Family) {
 	}
 }
 
-// fullMask returns the mask by which every bit of t counts.
+// fullMask returns the mask by which every bit of t counts, as the kernel sends
+// it.
 func fullMask(t Tuple) Tuple {
 	ones := netip.AddrFrom4([4]byte{0xff, 0xff, 0xff, 0xff})
 	if t.Family() == FamilyIPv6 {

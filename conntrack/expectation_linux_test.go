@@ -86,6 +86,36 @@ func settleExpectation(t testing.TB, e *Expectation) {
 	e.ID, e.Timeout = 0, 300*time.Second
 }
 
+// TestCreateExpectationWithoutMask: then every bit counts, of any protocol.
+func TestCreateExpectationWithoutMask(t *testing.T) {
+	for _, data := range []Tuple{
+		tuple(ProtoTCP, "10.0.0.2:20", "10.0.0.1:4000"),
+		tuple(ProtoUDP, "[2001:db8::2]:20", "[2001:db8::1]:4000"),
+		tuple(ProtoGRE, "10.0.0.2:20", "10.0.0.1:30"),
+		icmp(ProtoICMP, "10.0.0.2", "10.0.0.1", 8, 99),
+		icmp(ProtoICMPv6, "2001:db8::2", "2001:db8::1", 128, 99),
+		portless(50, "10.0.0.2", "10.0.0.1"),
+	} {
+		c := dialTest(t)
+		ftpMaster(t, c, ftpControl4, 0)
+		ftpMaster(t, c, ftpControl6, 0)
+		master := ftpControl4
+		if data.Family() == FamilyIPv6 {
+			master = ftpControl6
+		}
+		mustExpect(t, c, &Expectation{Master: master, Tuple: data})
+		got := expectations(t, c, FamilyBoth)
+		if len(got) != 1 || got[0].Tuple != data || got[0].Mask != fullMask(data) {
+			t.Fatalf("%v: %+v", data, got)
+		}
+		keys := []ExpectationKey{got[0].Key()}
+		if n, err := c.DeleteExpectations(t.Context(), keys, nil); n != 1 || err != nil {
+			t.Errorf("%v: deleted %d, %v", data, n, err)
+		}
+		mustExpect(t, c, &got[0]) // what was dumped can be made again
+	}
+}
+
 // TestCreateExpectationErrors: refusals are told apart, and nothing is made.
 func TestCreateExpectationErrors(t *testing.T) {
 	c := dialTest(t)
@@ -310,6 +340,30 @@ func TestFlushExpectations(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantExpectations(t, c, 0, 5)
+}
+
+// TestKernelTakesDeleteForFlush: why a delete must hold a whole tuple. With an
+// ID and a zone alone the kernel deletes all, with a helper's name all of that.
+func TestKernelTakesDeleteForFlush(t *testing.T) {
+	c := dialTest(t)
+	for name, attrs := range map[string][]byte{
+		"ID and zone": appendUint16(appendUint32(nil, attrExpectID, 1), attrExpectZone, 7),
+		"master":      appendTuple(nil, attrExpectMaster, &ftpControl4, 0, false),
+		"helper":      appendString(nil, attrExpectHelpName, "ftp"),
+	} {
+		fillExpectations(t, c, 5)
+		err := c.with("delete", func(s *conn) error {
+			s.request(msgExpDelete, flagAck, FamilyIPv4, versionPlain)
+			s.out = append(s.out, attrs...)
+			s.seal()
+			return s.roundTrip(t.Context(), "delete", name, noMessage)
+		})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		wantExpectations(t, c, 0, 5)
+		mustDelete(t, c, keysOf(t, c)...)
+	}
 }
 
 // TestDumpExpectationsStops: a dump may be left early, and says when its
