@@ -38,6 +38,7 @@ func (s *session) getExpectation(l *line) error {
 	if err != nil {
 		return operation('g', err)
 	}
+	e.Zone = 0 // the kernel does not tell, so conntrack(8) never shows it
 	return s.print(l.out.AppendExpectation(s.buf[:0], &e))
 }
 

@@ -137,7 +137,7 @@ func (s *session) dial() (*conntrack.Client, error) {
 	return c, err
 }
 
-// labels reads the names of labels and puts them into the format.
+// readLabels reads the names of labels, if the line has to do with labels.
 func (l *line) readLabels(s *session) (*labelNames, error) {
 	if !l.has("label") && !l.has("label-add") && !l.has("label-del") && !l.named {
 		return nil, nil
@@ -146,8 +146,8 @@ func (l *line) readLabels(s *session) (*labelNames, error) {
 	if err != nil {
 		s.say("nfct_labelmap_new: %s\n", cause(err))
 	}
-	if l.named {
-		l.out.LabelName = n.name
+	if n != nil {
+		l.out.LabelName = n.name // whatever the names were wanted for, they are shown
 	}
 	return n, nil
 }
