@@ -12,6 +12,7 @@ import (
 // the reference does, on purpose.
 type deviation struct {
 	reason string
+	since  int // versions 1.4.x from this one on
 	until  int // versions 1.4.x before this one; 0: all
 
 	applies func(l *line, s *situation) bool
@@ -36,7 +37,7 @@ func known(c *Case, w *world, v version, strict bool) *deviation {
 	s := &situation{c: c, w: w, lines: c.lines()}
 	for i := range deviations {
 		d := &deviations[i]
-		if d.until != 0 && !v.before(4, d.until) || strict && !d.unsteady {
+		if d.until != 0 && !v.before(4, d.until) || v.before(4, d.since) || strict && !d.unsteady {
 			continue
 		}
 		if slices.ContainsFunc(s.lines, func(l line) bool { return d.applies(&l, s) }) {
@@ -94,6 +95,28 @@ var deviations = []deviation{
 	{reason: "-U does not reach flows in zones", applies: func(l *line, s *situation) bool { return l.is("U") && s.w.zoned }},
 	{reason: "-G by the reply tuple never finds anything", applies: func(l *line, _ *situation) bool {
 		return l.is("G") && !(l.has("src") && l.has("dst"))
+	}},
+	{reason: "-I -A of ICMP fail if an address comes after the protocol", applies: func(l *line, _ *situation) bool {
+		first := slices.IndexFunc(l.options, func(o option) bool { return strings.HasPrefix(o.name, "icmp") })
+		return l.is("IA") && first >= 0 && slices.ContainsFunc(l.options[first:], func(o option) bool {
+			return slices.Contains([]string{"src", "dst", "reply-src", "reply-dst"}, o.name)
+		})
+	}},
+	{reason: "-I -A of ICMPv6 by the reply tuple make a flow of protocol 0", applies: func(l *line, _ *situation) bool {
+		return l.is("IA") && l.has("icmpv6-type") && !l.has("src")
+	}},
+	{reason: "-n, -g, -j alone take ICMP for translated", applies: func(l *line, _ *situation) bool {
+		return l.is("LDUE") && slices.Contains(l.values("src-nat", "dst-nat", "any-nat"), "") &&
+			(!l.has("protonum") || strings.HasPrefix(l.proto(), "icmp") || slices.Contains([]string{"1", "0x1", "58", "0x3a"}, l.proto()))
+	}, check: deletesWhatItLists},
+	{reason: "of a list of labels the first alone counts", since: 9, applies: func(l *line, _ *situation) bool {
+		return slices.ContainsFunc(l.values("label", "label-add", "label-del"), func(v string) bool { return strings.Contains(v, ",") })
+	}},
+	{reason: "--label-del deletes the other labels, too", applies: func(l *line, _ *situation) bool {
+		return l.is("U") && slices.ContainsFunc(l.values("label-del"), func(v string) bool { return v != "" })
+	}},
+	{reason: "-s A/ is a mask of no bits", applies: func(l *line, _ *situation) bool {
+		return slices.ContainsFunc(l.values("src", "dst", "tuple-src", "tuple-dst"), func(v string) bool { return strings.HasSuffix(v, "/") })
 	}},
 	{reason: "-p twice makes its options ambiguous", applies: func(l *line, _ *situation) bool { return len(l.values("protonum")) > 1 }},
 	{reason: "-n, -g drop the port of SCTP", applies: func(l *line, _ *situation) bool {
