@@ -215,7 +215,7 @@ func (d *drawer) event() []string {
 		blocks = append(blocks, d.narrow("E", 1)...)
 	}
 	if d.one(2) {
-		blocks = append(blocks, d.spell("event-mask", pick(d.Rand, "NEW", "UPDATES", "DESTROY", "ALL", "NEW,DESTROY", "new,u", "d", "n")))
+		blocks = append(blocks, d.spell("event-mask", pick(d.Rand, "NEW", "UPDATES", "DESTROY", "ALL", "NEW,DESTROY", "new,u", "de", "n")))
 	}
 	if d.one(2) {
 		blocks = append(blocks, d.output("xml", "extended", "id", "labels", "ktimestamp", "timestamp", "userspace"))

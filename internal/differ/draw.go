@@ -23,7 +23,7 @@ type drawer struct {
 
 // rarely is how many of the lines that meet a known deviation are drawn
 // nevertheless: one in so many.
-const rarely = 12
+const rarely = 40
 
 // draw returns the case of a seed.
 func draw(seed uint64, w *world, v version, strict bool) *Case {

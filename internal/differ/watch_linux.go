@@ -21,7 +21,7 @@ import (
 // watch runs a program that prints events: once it listens, things happen;
 // once it has dealt with them, it is interrupted.
 func (s *side) watch(ctx context.Context, w *world, words []string) (outcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, patience/4)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	var cmd *exec.Cmd
@@ -60,7 +60,7 @@ type viewer struct {
 // perform waits until the program listens, makes things happen, and waits
 // until it has nothing left to do. It returns early when the program ends.
 func (v *viewer) perform(ctx context.Context, w *world) error {
-	if err := v.until(ctx, func(waiting int) bool { return waiting == 0 }); err != nil || v.gone.Load() {
+	if err := v.until(ctx, func(waiting int) bool { return waiting == 0 }); err != nil || v.gone.Load() || ctx.Err() != nil {
 		return err
 	}
 	if err := v.happen(ctx, w); err != nil {
@@ -73,7 +73,7 @@ func (v *viewer) perform(ctx context.Context, w *world) error {
 			return false
 		}
 		calm++
-		return calm == 3
+		return calm == 10
 	})
 }
 
