@@ -175,7 +175,7 @@ func TestXMLParses(t *testing.T) {
 		{"-L -o xml,id,ktimestamp,labels -p tcp", 4},
 		{"-G -o xml -s 10.5.0.1 -d 10.5.0.2 -p 50", 1},
 		{"-U -o xml -p icmp -m 7 -w 7", 1},
-		{"-L -o xml expect", 0},
+		{"-L expect -o xml", 0},
 		{"-D -o xml -p udp", 2},
 	} {
 		cmd := exec.Command(program, append([]string{"conntrack"}, strings.Fields(c.args)...)...)

@@ -25,9 +25,6 @@ func (s *session) delete(l *line) error {
 	if err != nil {
 		return err
 	}
-	if err := l.comparableStatus(); err != nil {
-		return err
-	}
 	c, err := s.dial()
 	if err != nil {
 		return operation('D', err)

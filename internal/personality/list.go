@@ -40,8 +40,8 @@ func (s *session) list(l *line) error {
 			}
 		}
 	}
-	if err := l.comparableStatus(); err != nil {
-		return err
+	if l.has("status") && l.status == (statusBits{}) && l.table == tableConntrack {
+		return failure("Operation failed: invalid parameters") // as the kernel says of UNSET
 	}
 	c, err := s.dial()
 	if err != nil {
@@ -76,14 +76,6 @@ func (s *session) dump(c *conntrack.Client, l *line, sel *selection) iter.Seq2[*
 		return c.DumpZero(s.ctx, l.family)
 	}
 	return c.Dump(s.ctx, sel.filter)
-}
-
-// comparableStatus refuses a status that no flow can be told by, such as UNSET.
-func (l *line) comparableStatus() error {
-	if l.has("status") && l.status == (statusBits{}) {
-		return failure("Operation failed: invalid parameters")
-	}
-	return nil
 }
 
 // get is -G.

@@ -18,6 +18,10 @@ type selection struct {
 	src, dst *looseMask
 }
 
+// savedStatus are the bits that -o save shows; a flow with none of them is shown
+// as UNSET, and so that is what UNSET selects.
+const savedStatus = conntrack.StatusSeenReply | conntrack.StatusAssured | conntrack.StatusFixedTimeout | conntrack.StatusExpected
+
 // looseMask is a condition on an address whose mask is no prefix.
 type looseMask struct{ value, mask [16]byte }
 
@@ -43,6 +47,9 @@ func (l *line) selection(labels conntrack.Labels) *selection {
 	if !s.asValues {
 		if l.has("status") {
 			sel.Status = selector.Statuses{Set: true, Bits: l.status.set, Clear: l.status.clear}
+			if l.status == (statusBits{}) {
+				sel.Status.Clear = savedStatus
+			}
 		}
 		if l.has("mark") {
 			sel.Mark = selector.Marks{Set: true, List: []selector.MaskedMark{{Value: l.mark.value, Mask: l.mark.mask}}}

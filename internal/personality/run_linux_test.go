@@ -1,0 +1,217 @@
+package personality
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"flowcut/conntrack"
+	"flowcut/internal/netns"
+)
+
+// table is a namespace with a few flows of many kinds.
+type tableUnderTest struct {
+	ns     *netns.NS
+	client *conntrack.Client
+}
+
+const someFlows = `
+-I -t 900 -u SEEN_REPLY,ASSURED -s 1.1.1.1 -d 2.2.2.2 -g 3.3.3.3 -p tcp --sport 10 --dport 80 --state ESTABLISHED -m 5
+-I -t 900 -s 1.1.1.1 -d 2.2.2.2 -n 9.9.9.9 -p udp --sport 10 --dport 53
+-I -t 900 -s 1.1.1.1 -d 2.2.2.2 -p icmp --icmp-type 8 --icmp-code 0 --icmp-id 7 -w 7
+-I -t 900 -s 2001:db8::1 -d 2001:db8::2 -p tcp --sport 11 --dport 22 --state ESTABLISHED
+-I -t 900 -s 1.1.1.1 -d 2.2.2.2 -p gre --srckey 1 --dstkey 2
+-I -t 900 -s 1.1.1.1 -d 2.2.2.2 -p sctp --sport 5 --dport 6 --state ESTABLISHED --orig-vtag 1 --reply-vtag 2
+-I -t 900 -s 1.1.1.1 -d 2.2.2.2 -p 200
+`
+
+func newTable(t testing.TB) *tableUnderTest {
+	t.Helper()
+	ns, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ns.Close() })
+	c, err := conntrack.Dial(conntrack.Config{NetNS: ns.Fd()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	tt := &tableUnderTest{ns, c}
+	if code, _, errs := tt.run(t.Context(), someFlows, "-R", "-"); code != 0 {
+		t.Fatal(errs)
+	}
+	return tt
+}
+
+// run runs a command line in the namespace.
+func (tt *tableUnderTest) run(ctx context.Context, stdin string, args ...string) (code int, stdout, stderr string) {
+	var out, errs bytes.Buffer
+	err := tt.ns.Do(func() error {
+		code = Run(ctx, Config{Args: args, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errs})
+		return nil
+	})
+	if err != nil {
+		panic(err)
+	}
+	return code, out.String(), errs.String()
+}
+
+// keys returns what is in the table.
+func (tt *tableUnderTest) keys(t testing.TB) []string {
+	t.Helper()
+	var out []string
+	for f, err := range tt.client.Dump(context.Background(), conntrack.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Timeout, f.Use = 0, 0
+		out = append(out, string(f.AppendJSON(nil)))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// FuzzRun runs anything as a command line: nothing panics, and what ends with
+// code 2 has changed nothing. Words are divided by blanks.
+func FuzzRun(f *testing.F) {
+	for _, seed := range []string{
+		"-L", "-D", "-F", "-D -g", "-D conntrack -g -r 192.168.1.100", "-U -m 5/0xf0", "-D -s 1.1.1.1 -L", "-F -F", "-D -p tcp --sport x",
+		"-D --dst-nat= -p tcp", "-F -s 1.1.1.1", "-D -w 70000", "-D -z", "-U -p tcp --state X", "-D -u bogus", "-D -l none", "-D -s 1.1.1.1/",
+		"-I -s 4.4.4.4 -d 2.2.2.2 -p udp --sport 1 --dport 2 -t 10", "-A -s 1.1.1.1 -d 2.2.2.2 -p 200 -t 9 -m 8", "-D expect -s 1.1.1.1 -d 2.2.2.2 -p tcp",
+		"-I -s 1.1.1.1 -p udp -t 1", "-E -e NEW -o xml", "-L -o save,id", "-D -c 1", "-D -t", "-Dp tcp --dpo 80", "-D -m 1/", "-D --mask-src 0.0.0.0", "-F expect",
+		"-I expect -s 1.1.1.1 -d 2.2.2.2 -p tcp --sport 1 --dport 2 --tuple-src 1.1.1.1 --tuple-dst 2.2.2.2 --tuple-port-src 0 --tuple-port-dst 9 --mask-src 255.255.255.255 --mask-dst 255.255.255.255 --mask-port-src 0 --mask-port-dst 65535 -t 9",
+	} {
+		f.Add(seed, "")
+		f.Add("-R -", seed)
+	}
+	f.Add("-R -", "-D\n-L\n")
+	f.Add("-R -", "-F\n-D -p tcp --sport\n")
+	tt := newTable(f)
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	f.Fuzz(func(t *testing.T, words, stdin string) {
+		args := strings.Split(words, " ")
+		if len(args) > 1 && (args[0] == "-R" || args[0] == "--load-file") && args[1] != "-" {
+			return // might be any file of this machine
+		}
+		ctx := context.Background()
+		if l, err := parse(args); err == nil && l.command != nil && l.command.short == 'E' {
+			ctx = ended
+		}
+		before := tt.keys(t)
+		code, _, errs := tt.run(ctx, stdin, args...)
+		if code < 0 || code > 2 {
+			t.Fatalf("exit code %d", code)
+		}
+		after := tt.keys(t)
+		changed := !slices.Equal(before, after)
+		if code == 2 && changed {
+			t.Fatalf("%q: code 2, and the table has changed: %s", args, errs)
+		}
+		if code == 2 && errs == "" {
+			t.Fatalf("%q: code 2 and no word", args)
+		}
+		if changed {
+			tt.run(context.Background(), "-F\n"+someFlows, "-R", "-")
+		}
+	})
+}
+
+// closedPipe is a standard output whose reader has gone after a few bytes.
+func TestDeleteWithoutReader(t *testing.T) {
+	tt := newTable(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Close()
+	defer w.Close()
+	var code int
+	err = tt.ns.Do(func() error {
+		code = Run(t.Context(), Config{Args: []string{"-D"}, Stdout: w, Stderr: new(bytes.Buffer)})
+		return nil
+	})
+	if err != nil || code != 0 {
+		t.Errorf("code %d, %v", code, err)
+	}
+	if left := tt.keys(t); len(left) > 0 {
+		t.Errorf("left: %s", left)
+	}
+}
+
+// Two at once: each flow is counted once, whoever deleted it, and entries that
+// expire meanwhile are nobody's.
+func TestTwoDeletesAtOnce(t *testing.T) {
+	const flows, shortLived = 20000, 2000
+	tt := newTable(t)
+	program := build(t)
+	tt.run(t.Context(), "", "-F")
+	fill(t, tt.client, flows, shortLived)
+	type outcome struct {
+		shown int
+		err   error
+		text  string
+	}
+	results := make(chan outcome, 2)
+	for range 2 {
+		go func() {
+			var o outcome
+			o.err = tt.ns.Do(func() error {
+				cmd := exec.Command(program, "conntrack", "-D", "-p", "udp")
+				var out, errs bytes.Buffer
+				cmd.Stdout, cmd.Stderr = &out, &errs
+				err := cmd.Run()
+				if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() == 1 {
+					err = nil // the other was quicker
+				}
+				o.shown, o.text = bytes.Count(out.Bytes(), []byte("\n")), errs.String()
+				return err
+			})
+			results <- o
+		}()
+	}
+	a, b := <-results, <-results
+	for _, o := range []outcome{a, b} {
+		if o.err != nil || !strings.Contains(o.text, "flow entries have been deleted.") {
+			t.Errorf("%v: %s", o.err, o.text)
+		}
+		if want := "): " + itoa(o.shown) + " flow entries"; !strings.Contains(o.text, want) {
+			t.Errorf("%d shown, but %s", o.shown, o.text)
+		}
+	}
+	if n := a.shown + b.shown; n < flows-shortLived || n > flows {
+		t.Errorf("%d + %d deleted, want %d to %d", a.shown, b.shown, flows-shortLived, flows)
+	}
+	if a.shown == 0 || b.shown == 0 {
+		t.Logf("one was too quick for the other: %d and %d", a.shown, b.shown)
+	}
+	if left := tt.keys(t); len(left) > 0 {
+		t.Errorf("%d left", len(left))
+	}
+}
+
+// fill puts flows into the table, some of which expire within a second.
+func fill(t *testing.T, c *conntrack.Client, flows, shortLived int) {
+	t.Helper()
+	made, err := c.CreateAll(t.Context(), func(yield func(*conntrack.Flow) bool) {
+		for i := range flows {
+			f := &conntrack.Flow{Timeout: time.Hour, Orig: flowTuple(i)}
+			if i%(flows/shortLived) == 0 {
+				f.Timeout = time.Second
+			}
+			if !yield(f) {
+				return
+			}
+		}
+	})
+	if err != nil || made != flows {
+		t.Fatalf("%d made: %v", made, err)
+	}
+}
