@@ -202,6 +202,10 @@ func FuzzEvent(f *testing.F) {
 	}
 	f.Add(eventMessage(msgExpNew, flagCreate, 0, FamilyIPv4, expect))
 	f.Add(eventMessage(msgExpDelete, 0, 3, FamilyIPv4, expect))
+	f.Add(eventMessage(msgExpNew, 0, 3, FamilyIPv4, nil))
+	f.Add(eventMessage(msgNew, 0, 3, FamilyIPv4, appendUint16(nil, attrMark, 1)))
+	f.Add(eventMessage(msgNew, 0, 3, FamilyIPv4, appendUint16(nil, attrTimestampEvent, 1)))
+	f.Add(endMessage(eventMessage(msgNew, 0, 3, FamilyIPv4, nil)[:nlHeaderLen], 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r eventRoom
 		for len(b) > 0 {
