@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -200,10 +201,11 @@ func TestOverrun(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			var g errgroup.Group
+			var all atomic.Int64
 			g.Go(func() error {
+				defer cancel()
 				_, _, err := churn{rate: 50_000, keep: 20_000, flows: 50_000}.run(ctx, c)
-				time.Sleep(time.Second)
-				cancel()
+				untilQuiet(t, l, &all)
 				return err
 			})
 			p := NewPicture((*Flow).Merge)
@@ -218,6 +220,7 @@ func TestOverrun(t *testing.T) {
 				}
 				p.Apply(e)
 				heard[e.Kind]++
+				all.Add(1)
 				if e.Kind >= EventOverrun {
 					last = e.Kind
 				}
@@ -321,10 +324,11 @@ func TestEventsAtSpeed(t *testing.T) {
 	defer cancel()
 	var made, deleted int
 	var g errgroup.Group
+	var all atomic.Int64
 	g.Go(func() (err error) {
+		defer cancel()
 		made, deleted, err = churn{rate: 50_000, keep: 25_000, flows: 100_000}.run(ctx, c)
-		time.Sleep(200 * time.Millisecond)
-		cancel()
+		untilQuiet(t, l, &all)
 		return err
 	})
 	p := NewPicture((*Flow).Merge)
@@ -338,6 +342,7 @@ func TestEventsAtSpeed(t *testing.T) {
 		}
 		p.Apply(e)
 		heard[e.Kind]++
+		all.Add(1)
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
