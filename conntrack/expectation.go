@@ -173,7 +173,6 @@ func (e *Expectation) parseNumber(t attrType, v []byte) (err error) {
 
 // parseNAT reads CTA_EXPECT_NAT.
 func (e *Expectation) parseNAT(b []byte) error {
-	e.NAT, e.NATReply = Tuple{}, false
 	for len(b) > 0 {
 		t, v, rest, err := nextAttr(b, "CTA_EXPECT_NAT")
 		if err != nil {

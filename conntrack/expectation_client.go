@@ -13,20 +13,53 @@ import (
 // constant memory. It yields as [Client.Dump] does: the *Expectation is
 // overwritten by the next step, and after an error the sequence ends.
 //
-// The kernel does not say in which zone an expectation is; that of its master
-// is found by [Client.Dump]. Needs CAP_NET_ADMIN.
+// The kernel does not say in which zone an expectation is: Zone is 0 for all.
+// [Client.DumpExpectationsOf] knows it. Needs CAP_NET_ADMIN.
 func (c *Client) DumpExpectations(ctx context.Context, f Family) iter.Seq2[*Expectation, error] {
-	const op = "dump expectations"
 	return sequence(func(each func(*Expectation) bool) error {
-		return c.stream(op, func(s *conn) (stopped bool, err error) {
-			s.request(msgExpGet, flagDump, f, versionPlain)
-			s.seal()
-			err = receiveEach(ctx, s, op, parseExpectation, func(e *Expectation) bool {
-				stopped = (f == FamilyBoth || e.Tuple.Family() == f) && each(e)
-				return stopped
-			})
-			return stopped, err
+		return c.dumpExpectations(ctx, flagDump, f, nil, func(e *Expectation) (stop bool) {
+			return (f == FamilyBoth || e.Tuple.Family() == f) && each(e)
 		})
+	})
+}
+
+// DumpExpectationsOf lists the expectations of one flow, with master as its
+// original tuple in zone z. It yields as [Client.DumpExpectations] does.
+//
+// Errors: [os.ErrNotExist] if there is no such flow. Needs CAP_NET_ADMIN.
+func (c *Client) DumpExpectationsOf(ctx context.Context, master Tuple, z Zone) iter.Seq2[*Expectation, error] {
+	return sequence(func(each func(*Expectation) bool) error {
+		if err := master.validateWhole(); err != nil {
+			return fmt.Errorf("conntrack: dump expectations of %v: %w", master, err)
+		}
+		of := func(b []byte) []byte {
+			b = appendTuple(b, attrExpectMaster, &master, 0, false)
+			return appendUint16(b, attrExpectZone, uint16(z))
+		}
+		// A flow without room for a helper is answered by the
+		// acknowledgement alone, any other by a dump without one.
+		return c.dumpExpectations(ctx, flagDump|flagAck, master.Family(), of, func(e *Expectation) (stop bool) {
+			e.Zone = z
+			return e.Master == master && each(e)
+		})
+	})
+}
+
+// dumpExpectations asks for expectations, with the attributes that of appends,
+// and hands them to each until that returns true.
+func (c *Client) dumpExpectations(ctx context.Context, flags msgFlags, f Family, of func([]byte) []byte, each func(*Expectation) (stop bool)) error {
+	const op = "dump expectations"
+	return c.stream(op, func(s *conn) (stopped bool, err error) {
+		s.request(msgExpGet, flags, f, versionPlain)
+		if of != nil {
+			s.out = of(s.out)
+		}
+		s.seal()
+		err = receiveEach(ctx, s, op, parseExpectation, func(e *Expectation) bool {
+			stopped = each(e)
+			return stopped
+		})
+		return stopped, err
 	})
 }
 
@@ -83,13 +116,17 @@ func (k *ExpectationKey) append(b []byte) []byte {
 // The master needs room for a helper: it must have got one when it was made, by
 // a rule or by [Client.Create] with Helper. That helper also decides how long
 // the expectation lives, whatever Timeout says, and how many one master may
-// have: beyond that the oldest goes. ID and [ExpectUserspace] are the kernel's.
+// have: beyond that the oldest goes, with FTP beyond one. ID and
+// [ExpectUserspace] are the kernel's. Helper need not be set: new kernels ignore
+// it, others refuse one that is not for the master's protocol, and want it for a
+// Class other than 0.
 //
 // Errors: [os.ErrExist] if a flow of the tuple is expected already,
 // [os.ErrNotExist] if the master does not exist, EBUSY if an expectation
 // overlaps with this one, EOPNOTSUPP if the master has no room for a helper or
-// there is no such helper, EINVAL for an unknown Class or Func, EMFILE if the
-// table is full. Needs CAP_NET_ADMIN.
+// Helper is refused, EINVAL for an unknown Class or Func or a Helper of more
+// than 15 bytes, EMFILE if the table (net.netfilter.nf_conntrack_expect_max) is
+// full. Needs CAP_NET_ADMIN.
 func (c *Client) CreateExpectation(ctx context.Context, e *Expectation) error {
 	return c.with("create expectation", func(s *conn) error {
 		s.seq++
@@ -129,6 +166,8 @@ func (e *Expectation) fill() error {
 	if e.Mask == (Tuple{}) {
 		e.Mask = fullMask(e.Tuple)
 	}
+	// Of ICMP the kernel reads the mask's type, refuses ones, and ignores it.
+	e.Mask.ICMPType, e.Mask.ICMPCode = e.Tuple.ICMPType, e.Tuple.ICMPCode
 	f := e.Tuple.Family()
 	if e.NAT != (Tuple{}) {
 		e.NAT.fillZero(f)
@@ -161,7 +200,8 @@ func (t *Tuple) fillZero(f Family) {
 	}
 }
 
-// fullMask returns the mask by which every bit of t counts.
+// fullMask returns the mask by which every bit of t counts, as the kernel sends
+// it.
 func fullMask(t Tuple) Tuple {
 	ones := netip.AddrFrom4([4]byte{0xff, 0xff, 0xff, 0xff})
 	if t.Family() == FamilyIPv6 {

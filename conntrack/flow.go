@@ -2,7 +2,8 @@
 // over ctnetlink.
 //
 // A [Flow] is one entry of the table. A [Client] talks to the table of one
-// network namespace: it dumps, gets, creates, updates and deletes entries.
+// network namespace: it dumps, gets, creates, updates and deletes entries, and
+// each [Expectation] of flows to come.
 package conntrack
 
 import (

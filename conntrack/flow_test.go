@@ -351,6 +351,10 @@ func FuzzDatagram(f *testing.F) {
 		m, start := beginMessage(nil, header{typ: msgNew, seq: 1}, FamilyIPv4, 0)
 		f.Add(endMessage(append(m, b...), start))
 	}
+	for _, b := range expectFixtures(f) {
+		m, start := beginMessage(nil, header{typ: msgExpNew, seq: 1}, FamilyIPv4, 0)
+		f.Add(endMessage(append(m, b...), start))
+	}
 	ack := binary.NativeEndian.AppendUint32(nil, 36) // nlmsg_len
 	ack = append(ack, 2, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0)
 	ack = append(ack, 0xfe, 0xff, 0xff, 0xff) // -ENOENT
@@ -369,7 +373,10 @@ func FuzzDatagram(f *testing.F) {
 			if attrs, err := attributes(payload); err == nil {
 				_ = parseFlow(attrs, new(Flow))
 				_ = new(Limits).parse(attrs)
+				_ = parseExpectation(attrs, new(Expectation))
 			}
+			_ = new(CPUStats).parse(payload)
+			_ = new(ExpectCPUStats).parse(payload)
 		}
 	})
 }
