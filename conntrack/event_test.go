@@ -173,16 +173,22 @@ func TestPicture(t *testing.T) {
 		for _, e := range tt.events {
 			p.Apply(e)
 		}
-		got := make(map[Key]Mark)
-		for k, f := range p.All() {
-			got[k] = f.Mark
-			if p.Get(k) != f || f.Key() != k {
-				t.Errorf("%s: %v is not under its key %v", name, f, k)
-			}
+		checkPicture(t, name, p, tt.want)
+	}
+}
+
+// checkPicture compares the marks in a picture.
+func checkPicture(t *testing.T, name string, p *Picture[Flow], want map[Key]Mark) {
+	t.Helper()
+	got := make(map[Key]Mark)
+	for k, f := range p.All() {
+		got[k] = f.Mark
+		if p.Get(k) != f || f.Key() != k {
+			t.Errorf("%s: %v is not under its key %v", name, f, k)
 		}
-		if !maps.Equal(got, tt.want) || p.Len() != len(tt.want) {
-			t.Errorf("%s: %v, want %v", name, got, tt.want)
-		}
+	}
+	if !maps.Equal(got, want) || p.Len() != len(want) {
+		t.Errorf("%s: %v, want %v", name, got, want)
 	}
 }
 
