@@ -173,16 +173,22 @@ func TestPicture(t *testing.T) {
 		for _, e := range tt.events {
 			p.Apply(e)
 		}
-		got := make(map[Key]Mark)
-		for k, f := range p.All() {
-			got[k] = f.Mark
-			if p.Get(k) != f || f.Key() != k {
-				t.Errorf("%s: %v is not under its key %v", name, f, k)
-			}
+		checkPicture(t, name, p, tt.want)
+	}
+}
+
+// checkPicture compares the marks in a picture.
+func checkPicture(t *testing.T, name string, p *Picture[Flow], want map[Key]Mark) {
+	t.Helper()
+	got := make(map[Key]Mark)
+	for k, f := range p.All() {
+		got[k] = f.Mark
+		if p.Get(k) != f || f.Key() != k {
+			t.Errorf("%s: %v is not under its key %v", name, f, k)
 		}
-		if !maps.Equal(got, tt.want) || p.Len() != len(tt.want) {
-			t.Errorf("%s: %v, want %v", name, got, tt.want)
-		}
+	}
+	if !maps.Equal(got, want) || p.Len() != len(want) {
+		t.Errorf("%s: %v, want %v", name, got, want)
 	}
 }
 
@@ -202,6 +208,10 @@ func FuzzEvent(f *testing.F) {
 	}
 	f.Add(eventMessage(msgExpNew, flagCreate, 0, FamilyIPv4, expect))
 	f.Add(eventMessage(msgExpDelete, 0, 3, FamilyIPv4, expect))
+	f.Add(eventMessage(msgExpNew, 0, 3, FamilyIPv4, nil))
+	f.Add(eventMessage(msgNew, 0, 3, FamilyIPv4, appendUint16(nil, attrMark, 1)))
+	f.Add(eventMessage(msgNew, 0, 3, FamilyIPv4, appendUint16(nil, attrTimestampEvent, 1)))
+	f.Add(endMessage(eventMessage(msgNew, 0, 3, FamilyIPv4, nil)[:nlHeaderLen], 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r eventRoom
 		for len(b) > 0 {

@@ -34,3 +34,38 @@ func ExampleClient_Delete() {
 	}
 	fmt.Println(n, "deleted")
 }
+
+// Keep a picture of the marks of all flows, and say what becomes of them.
+func ExampleClient_Listen() {
+	ctx := context.Background()
+	c, err := conntrack.Dial(conntrack.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	l, err := c.Listen(conntrack.EventConfig{SyncAtStart: true, SyncAfterOverrun: true})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+
+	marks := conntrack.NewPicture(func(m *conntrack.Mark, f *conntrack.Flow) {
+		if f.Has&conntrack.AttrMark != 0 {
+			*m = f.Mark
+		}
+	})
+	for e, err := range l.Events(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		marks.Apply(e)
+		switch {
+		case e.Kind == conntrack.EventOverrun:
+			fmt.Println("events were lost")
+		case e.Kind == conntrack.EventSynced:
+			fmt.Println("flows:", marks.Len())
+		case e.Kind&conntrack.EventAll != 0:
+			fmt.Println(e.Kind, e.Flow.Orig, "by port", e.PortID)
+		}
+	}
+}

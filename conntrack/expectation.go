@@ -54,8 +54,8 @@ const (
 	ExpectUserspace ExpectFlags = 0x4 // NF_CT_EXPECT_USERSPACE: a program made it; in requests the kernel clears it
 )
 
-// ExpectationKey names one expectation for good: a later one of the same
-// tuple has another ID.
+// ExpectationKey names one expectation. A later one of the same tuple mostly has
+// another ID; see [Key].
 type ExpectationKey struct {
 	Tuple Tuple  // what is expected
 	Zone  Zone   // of the master, which a dump does not tell

@@ -98,8 +98,9 @@ type Zone uint16
 // Mark is the connection mark, ctmark.
 type Mark uint32
 
-// Key names one entry of the table for good: a later flow on the same tuple
-// has another ID.
+// Key names one entry of the table. A later flow on the same tuple has another
+// ID, unless the kernel gives it the very memory that the entry before it had,
+// which it likes to do when one follows at once on the other.
 type Key struct {
 	Orig Tuple
 	Zone Zone   // zone of the original direction, whether or not the reply's is the same

@@ -7,7 +7,8 @@ import "iter"
 // SyncAfterOverrun. It is not for use from several goroutines at once.
 //
 // Flows of which nobody is told that they end stay in the picture until the
-// next listing; see [Client.Listen].
+// next listing; see [Client.Listen]. So does, very rarely, one that ended on
+// another processor while the kernel was still announcing it.
 type Picture[V any] struct {
 	merge func(v *V, f *Flow)
 	flows map[Key]*pictured[V]

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -200,10 +201,11 @@ func TestOverrun(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			var g errgroup.Group
+			var all atomic.Int64
 			g.Go(func() error {
+				defer cancel()
 				_, _, err := churn{rate: 50_000, keep: 20_000, flows: 50_000}.run(ctx, c)
-				time.Sleep(time.Second)
-				cancel()
+				untilQuiet(t, l, &all)
 				return err
 			})
 			p := NewPicture((*Flow).Merge)
@@ -218,6 +220,7 @@ func TestOverrun(t *testing.T) {
 				}
 				p.Apply(e)
 				heard[e.Kind]++
+				all.Add(1)
 				if e.Kind >= EventOverrun {
 					last = e.Kind
 				}
@@ -232,6 +235,55 @@ func TestOverrun(t *testing.T) {
 			samePicture(t, c, p)
 		})
 	}
+}
+
+// TestSyncWaits: a listing begins only when the queue is empty. As long as it
+// is not, the kernel drops what happens, and says so no more.
+func TestSyncWaits(t *testing.T) {
+	c := dialTest(t)
+	l := listenTest(t, c, EventConfig{RecvBuffer: 256 << 10, SyncAfterOverrun: true})
+	if _, err := c.CreateAll(t.Context(), churnFlows(0, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	p := NewPicture((*Flow).Merge)
+	follow(t, l, p, EventOverrun)
+	if queued(t, l.q.conn) == 0 {
+		t.Fatal("nothing is queued after the overrun")
+	}
+	follow(t, l, p, EventSyncBegin)
+	if n := queued(t, l.q.conn); n != 0 {
+		t.Errorf("%d bytes queued when the listing begins", n)
+	}
+	// From here on everything is heard.
+	if _, err := c.CreateAll(t.Context(), churnFlows(1000, 100)); err != nil {
+		t.Fatal(err)
+	}
+	follow(t, l, p, EventSynced)
+	samePicture(t, c, p)
+	noEvent(t, l)
+}
+
+// TestSyncAgain: a listing begins again when events are lost meanwhile, also
+// where no listing follows an overrun.
+func TestSyncAgain(t *testing.T) {
+	c := dialTest(t)
+	if _, err := c.CreateAll(t.Context(), churnFlows(0, 5000)); err != nil {
+		t.Fatal(err)
+	}
+	l := listenTest(t, c, EventConfig{RecvBuffer: 4 << 10, SyncAtStart: true})
+	p := NewPicture((*Flow).Merge)
+	follow(t, l, p, EventSync)
+	if err := c.Flush(t.Context(), FamilyBoth); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.CreateAll(t.Context(), churnFlows(3000, 3000)); err != nil {
+		t.Fatal(err)
+	}
+	follow(t, l, p, EventOverrun)
+	follow(t, l, p, EventSyncBegin)
+	follow(t, l, p, EventSynced)
+	samePicture(t, c, p)
+	noEvent(t, l)
 }
 
 // TestOverrunAlone: without a listing the stream goes on after an overrun.
@@ -272,10 +324,11 @@ func TestEventsAtSpeed(t *testing.T) {
 	defer cancel()
 	var made, deleted int
 	var g errgroup.Group
+	var all atomic.Int64
 	g.Go(func() (err error) {
+		defer cancel()
 		made, deleted, err = churn{rate: 50_000, keep: 25_000, flows: 100_000}.run(ctx, c)
-		time.Sleep(200 * time.Millisecond)
-		cancel()
+		untilQuiet(t, l, &all)
 		return err
 	})
 	p := NewPicture((*Flow).Merge)
@@ -289,6 +342,7 @@ func TestEventsAtSpeed(t *testing.T) {
 		}
 		p.Apply(e)
 		heard[e.Kind]++
+		all.Add(1)
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
