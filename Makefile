@@ -6,7 +6,7 @@ PARALLEL ?= 2
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: build demo test soak deps lint fmt tidy vet staticcheck errcheck errorlint unit man install uninstall clean
+.PHONY: build demo test soak differ deps lint fmt tidy vet staticcheck errcheck errorlint unit man install uninstall clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o flowcut ./cmd/flowcut
@@ -18,6 +18,9 @@ test: deps lint unit
 
 soak: build
 	go run ./internal/soak/runsoak -count $(COUNT) -seed $(SEED) -parallel $(PARALLEL)
+
+differ: build
+	go run ./internal/differ/rundiffer -count $(COUNT) -seed $(SEED)
 
 deps:
 	.ci/deps

@@ -227,13 +227,14 @@ func (s *snapshot) differ(o *snapshot) []string {
 
 // differEntries compares two sorted lists.
 func differEntries(what string, a, b []entry) (out []string) {
+	var gone, come []entry
 	for len(a) > 0 || len(b) > 0 {
 		switch {
 		case len(b) == 0 || len(a) > 0 && a[0].text < b[0].text:
-			out = append(out, "- "+what+" "+a[0].text)
+			gone = append(gone, a[0])
 			a = a[1:]
 		case len(a) == 0 || b[0].text < a[0].text:
-			out = append(out, "+ "+what+" "+b[0].text)
+			come = append(come, b[0])
 			b = b[1:]
 		default:
 			if d := a[0].timeout - b[0].timeout; d > slack || d < -slack {
@@ -242,5 +243,34 @@ func differEntries(what string, a, b []entry) (out []string) {
 			a, b = a[1:], b[1:]
 		}
 	}
+	for _, e := range gone {
+		i := slices.IndexFunc(come, func(o entry) bool {
+			return e.key.Orig.Src.IsValid() && e.key.Orig == o.key.Orig && e.key.Zone == o.key.Zone
+		})
+		if i < 0 {
+			out = append(out, "- "+what+" "+e.text)
+			continue
+		}
+		out = append(out, fmt.Sprintf("! %s %v: %s", what, e.key.Orig, firstChange(e.text, come[i].text)))
+		come = slices.Delete(come, i, i+1)
+	}
+	for _, e := range come {
+		out = append(out, "+ "+what+" "+e.text)
+	}
 	return out
+}
+
+// firstChange shows where two texts differ.
+func firstChange(a, b string) string {
+	const around = 20
+	i := 0
+	for i < min(len(a), len(b)) && a[i] == b[i] {
+		i++
+	}
+	j := 0
+	for j < min(len(a), len(b))-i && a[len(a)-1-j] == b[len(b)-1-j] {
+		j++
+	}
+	from := max(0, i-around)
+	return fmt.Sprintf("...%s..., ...%s...", a[from:min(len(a), len(a)-j+around)], b[from:min(len(b), len(b)-j+around)])
 }

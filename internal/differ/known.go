@@ -139,6 +139,11 @@ var deviations = []deviation{
 			return strings.Count(text, `"`)%2 != 0
 		})
 	}},
+	{reason: "of -u twice the second is not looked at", applies: func(l *line, _ *situation) bool { return len(l.values("status")) > 1 }},
+	{reason: "no command reads past a table", since: 9, applies: func(l *line, s *situation) bool { return l.commands == "" && !s.c.loads() }},
+	{reason: "-z: the kernel forgets what it could not fit into a message", unsteady: true, applies: func(l *line, s *situation) bool {
+		return l.has("zero") && s.w.counters
+	}},
 	{reason: "-p twice makes its options ambiguous", applies: func(l *line, _ *situation) bool { return len(l.values("protonum")) > 1 }},
 	{reason: "-I -A -n, -g drop the port of SCTP and UDP-Lite", applies: func(l *line, _ *situation) bool {
 		return l.is("IA") && slices.Contains([]string{"sctp", "132", "0x84", "udplite", "136", "0x88"}, l.proto()) &&

@@ -149,9 +149,11 @@ func sysctl(key, value string) error {
 // patience is how long one command may take.
 const patience = 10 * time.Second
 
-// start starts a program in the place. Call it in do.
+// start starts a program in the place, under the name of conntrack. Call it
+// in do.
 func start(ctx context.Context, path string, words []string, stdin string, stdout, stderr *bytes.Buffer) (*exec.Cmd, error) {
 	cmd := exec.CommandContext(ctx, path, words...)
+	cmd.Args[0] = "conntrack"
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TZ=UTC", "LC_ALL=C"}
 	if stdin != "" {
 		cmd.Stdin = bytes.NewBufferString(stdin)

@@ -243,10 +243,41 @@ func (c *Case) lines() []line {
 	for s := range strings.Lines(text) {
 		s = strings.TrimLeft(strings.TrimRight(s, "\n"), " \t")
 		if s != "" && s[0] != '#' {
-			list = append(list, parse(strings.Fields(strings.ReplaceAll(s, `"`, ""))))
+			list = append(list, parse(split(s)))
 		}
 	}
 	return list
+}
+
+// split takes a line of a file apart: blanks divide, double quotes join, a
+// backslash between them takes the next byte as it is.
+func split(s string) (words []string) {
+	var word []byte
+	quoted := false
+	end := func() {
+		if len(word) > 0 {
+			words = append(words, string(word))
+		}
+		word = nil
+	}
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case quoted && c == '\\' && i+1 < len(s):
+			i++
+			word = append(word, s[i])
+		case c == '"':
+			if quoted {
+				end() // a quote ends a word, whatever follows
+			}
+			quoted = !quoted
+		case !quoted && (c == ' ' || c == '\t'):
+			end()
+		default:
+			word = append(word, c)
+		}
+	}
+	end()
+	return words
 }
 
 // loads tells whether the case is of -R.

@@ -22,7 +22,7 @@ func main() {
 	flag.IntVar(&o.Count, "count", 3000, "how many cases")
 	flag.Uint64Var(&o.Seed, "seed", 0, "seed of the first case, the next one's is one more; 0: from the clock")
 	flag.StringVar(&o.Reference, "reference", "/usr/sbin/conntrack", "the program that is held to be right")
-	flag.StringVar(&o.Subject, "program", "./conntrack", "the program that is held to it")
+	flag.StringVar(&o.Subject, "program", "./flowcut", "the program that is held to it; it is called as conntrack")
 	flag.BoolVar(&o.Strict, "strict", false, "excuse no known deviation")
 	verbose := flag.Bool("v", false, "print all cases")
 	flag.Parse()
