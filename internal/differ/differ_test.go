@@ -128,7 +128,7 @@ func TestMisbehaviour(t *testing.T) {
 					}
 				},
 			})
-			if context.Cause(ctx) != errSeen {
+			if !errors.Is(context.Cause(ctx), errSeen) {
 				t.Errorf("it is not found out: %v", err)
 			}
 		})

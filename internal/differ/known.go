@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"flowcut/conntrack"
 )
 
 // deviation is a kind of command line with which the subject does not do what
@@ -169,6 +171,13 @@ var deviations = []deviation{
 	{reason: "-U prints not all of what it changes", until: 8, unsteady: true, applies: func(l *line, _ *situation) bool { return l.is("U") && !l.oneFlow() }},
 	{reason: "-u after -m is the mark", until: 8, applies: func(l *line, _ *situation) bool { return l.has("mark") && l.has("status") }},
 	{reason: "there is no --labelmap", until: 9, applies: func(l *line, _ *situation) bool { return l.has("labelmap") }},
+	{reason: "--id crashes unless its argument is attached", until: 9, unsteady: true, applies: func(l *line, _ *situation) bool {
+		return slices.ContainsFunc(l.options, func(o option) bool { return o.name == "id" && o.long && !o.attached })
+	}},
+	{reason: "an SCTP state that is none crashes", unsteady: true, applies: func(l *line, _ *situation) bool {
+		return slices.Contains([]string{"sctp", "132", "0x84"}, l.proto()) &&
+			slices.ContainsFunc(l.values("state"), func(v string) bool { _, err := conntrack.ParseSCTPState(v); return err != nil || v != strings.ToUpper(v) })
+	}},
 	{reason: "commands swallow what is attached", until: 8, applies: func(l *line, _ *situation) bool { return l.attached }},
 	{reason: "labels of flows without any", until: 8, applies: func(l *line, _ *situation) bool { return l.is("U") && l.has("label-add", "label-del") }},
 }

@@ -22,6 +22,7 @@ type line struct {
 type option struct {
 	name, value string
 	attached    bool // value in the same word
+	long        bool // written with two dashes
 }
 
 // has tells whether one of the options is there.
@@ -150,7 +151,7 @@ func (p *parser) long(w string) {
 		p.bad = true
 		return
 	}
-	p.take(*found, value, attached)
+	p.take(*found, value, attached, true)
 }
 
 // lookup finds the option of a name or of its unique beginning.
@@ -187,7 +188,7 @@ func (p *parser) short(w string) {
 			p.command(l.short)
 			continue
 		}
-		p.take(l, w, w != "" && l.arg != none)
+		p.take(l, w, w != "" && l.arg != none, false)
 		if l.arg != none {
 			return
 		}
@@ -195,7 +196,7 @@ func (p *parser) short(w string) {
 }
 
 // take books an option, with the next word if it needs one.
-func (p *parser) take(l long, value string, attached bool) {
+func (p *parser) take(l long, value string, attached, isLong bool) {
 	if l.arg == command {
 		p.attached = p.attached || attached
 		p.command(l.short)
@@ -204,7 +205,7 @@ func (p *parser) take(l long, value string, attached bool) {
 		}
 		return
 	}
-	o := option{name: l.name, value: value, attached: attached}
+	o := option{name: l.name, value: value, attached: attached, long: isLong}
 	if l.means != "" {
 		o.name = l.means
 	}
