@@ -67,10 +67,10 @@ func (l *line) checkPairs(pairs [2]pair) error {
 	return usage("you have to specify %s", begun.words)
 }
 
-// checkMasks wants something that a mask can be of. Expectations take masks by
-// themselves.
+// checkMasks wants something that a mask can be of, where masks select flows of
+// the table. Elsewhere they may stand alone.
 func (l *line) checkMasks() error {
-	if l.command == nil || l.command.expect {
+	if l.table != tableConntrack {
 		return nil
 	}
 	for _, name := range []string{"src", "dst"} {

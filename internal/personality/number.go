@@ -34,9 +34,10 @@ func digits(s string, base int, limit uint64) (uint64, bool) {
 	return n, err == nil && n <= limit
 }
 
-// address reads an address as inet_aton(3) or inet_pton(3) does.
+// address reads an address as inet_aton(3) or inet_pton(3) does. The former
+// allows for blanks behind it.
 func address(s string) (netip.Addr, bool) {
-	if a, ok := aton(s); ok {
+	if a, ok := aton(strings.TrimRight(s, " \t\n\v\f\r")); ok {
 		return a, true
 	}
 	a, err := netip.ParseAddr(s)

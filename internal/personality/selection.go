@@ -188,6 +188,9 @@ func (s *selection) matchZones(f *conntrack.Flow) bool {
 // matchValues compares what -U would set.
 func (s *selection) matchValues(f *conntrack.Flow) bool {
 	l := s.line
+	if l.has("mark") && f.Has&conntrack.AttrMark == 0 {
+		return false // an event without one
+	}
 	if l.has("timeout") && (f.Has&conntrack.AttrTimeout == 0 || f.Timeout != l.timeout) {
 		return false
 	}
