@@ -49,14 +49,14 @@ unit:
 	go test -p 1 -count 1 -timeout 8m ./...
 
 man:
-	man -l docs/flowcut.8
+	man -l docs/flowcut.8 docs/flowcut-conntrack.8
 
 install: build
 	install -D -m 0755 flowcut $(DESTDIR)$(PREFIX)/sbin/flowcut
-	install -D -m 0644 docs/flowcut.8 $(DESTDIR)$(PREFIX)/share/man/man8/flowcut.8
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man8 docs/flowcut.8 docs/flowcut-conntrack.8
 
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/sbin/flowcut $(DESTDIR)$(PREFIX)/share/man/man8/flowcut.8
+	rm -f $(DESTDIR)$(PREFIX)/sbin/flowcut $(DESTDIR)$(PREFIX)/share/man/man8/flowcut.8 $(DESTDIR)$(PREFIX)/share/man/man8/flowcut-conntrack.8
 
 clean:
 	rm -f flowcut demo.svg

@@ -160,6 +160,10 @@ func TestFlags(t *testing.T) {
 			below := append(slices.Clone(command), sub)
 			switch {
 			case sub == "help": // has no flags of its own
+			case sub == "conntrack": // has conntrack(8)'s, and a page of its own
+				if p["flowcut conntrack"] == "" {
+					t.Error("the man page has no section for conntrack")
+				}
 			case name == "flowcut completion": // its shells share one section
 				maps.Copy(flags, flagsOf(help(t, below)))
 			default:

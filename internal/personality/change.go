@@ -31,7 +31,7 @@ func (s *session) update(l *line) error {
 		return operation('U', err)
 	}
 	u := change{s: s, client: c, line: l, added: added, deleted: deleted}
-	if err := s.open(&l.out, documentConntrack); err != nil {
+	if err := s.begin(&l.out, documentConntrack); err != nil {
 		return err
 	}
 	sel := l.selection(labels)
@@ -43,7 +43,7 @@ func (s *session) update(l *line) error {
 			return operation('U', err)
 		}
 	}
-	return s.close(&l.out, documentConntrack)
+	return nil
 }
 
 // change is one run of -U.

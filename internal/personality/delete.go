@@ -29,10 +29,7 @@ func (s *session) delete(l *line) error {
 	if err != nil {
 		return operation('D', err)
 	}
-	d := deletion{s: s, client: c, line: l}
-	if err := d.open(); err != nil {
-		return err
-	}
+	d := deletion{s: s, client: c, line: l, mute: s.begin(&l.out, documentConntrack)}
 	for range maxPasses {
 		found, err := d.pass(sel)
 		if err != nil {
@@ -41,12 +38,6 @@ func (s *session) delete(l *line) error {
 		if found == 0 {
 			break
 		}
-	}
-	if d.mute == nil {
-		d.mute = s.close(&l.out, documentConntrack)
-	}
-	if s.shown > 0 && !s.batch && s.config.Hint != "" {
-		defer s.say("%s\n", s.config.Hint)
 	}
 	return ignorePipe(d.mute)
 }
@@ -60,11 +51,6 @@ type deletion struct {
 	flows []conntrack.Flow
 	keys  []conntrack.Key
 	mute  error // why nothing is printed any more; deleting goes on
-}
-
-func (d *deletion) open() error {
-	d.mute = d.s.open(&d.line.out, documentConntrack)
-	return nil
 }
 
 // pass lists the table once, deletes what is meant, and tells how much it found.

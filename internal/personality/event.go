@@ -28,7 +28,7 @@ func (s *session) events(l *line) error {
 	if l.command.expect {
 		e.document = documentExpect
 	}
-	if err := s.open(&l.out, e.document); err != nil {
+	if err := s.begin(&l.out, e.document); err != nil {
 		return err
 	}
 	for ev, err := range listener.Events(s.ctx) {
@@ -43,7 +43,7 @@ func (s *session) events(l *line) error {
 		}
 	}
 	s.ctx = context.WithoutCancel(s.ctx) // the signal has done its work
-	return errors.Join(listener.Close(), s.close(&l.out, e.document))
+	return listener.Close()
 }
 
 // listen opens the stream of the events that are asked for.

@@ -13,7 +13,7 @@ func (s *session) listExpectations(l *line) error {
 	if err != nil {
 		return operation('l', err)
 	}
-	if err := s.open(&l.out, documentExpect); err != nil {
+	if err := s.begin(&l.out, documentExpect); err != nil {
 		return err
 	}
 	for e, err := range c.DumpExpectations(s.ctx, l.family) {
@@ -25,7 +25,7 @@ func (s *session) listExpectations(l *line) error {
 		}
 		s.shown++
 	}
-	return s.close(&l.out, documentExpect)
+	return nil
 }
 
 // getExpectation is -G expect.

@@ -47,7 +47,7 @@ func (s *session) list(l *line) error {
 	if err != nil {
 		return operation('L', err)
 	}
-	if err := s.open(&l.out, documentConntrack); err != nil {
+	if err := s.begin(&l.out, documentConntrack); err != nil {
 		return err
 	}
 	for f, err := range s.dump(c, l, sel) {
@@ -62,7 +62,7 @@ func (s *session) list(l *line) error {
 		}
 		s.shown++
 	}
-	return s.close(&l.out, documentConntrack)
+	return nil
 }
 
 // dump returns the listing that a line of -L asks for.
@@ -92,7 +92,7 @@ func (s *session) get(l *line) error {
 	if err != nil {
 		return operation('G', err)
 	}
-	if err := s.open(&l.out, documentConntrack); err != nil {
+	if err := s.begin(&l.out, documentConntrack); err != nil {
 		return err
 	}
 	if sel.match(&f) {
@@ -101,7 +101,7 @@ func (s *session) get(l *line) error {
 		}
 		s.shown++
 	}
-	return s.close(&l.out, documentConntrack)
+	return nil
 }
 
 // wanted returns the tuple that -G looks up: the original one if its addresses

@@ -42,6 +42,9 @@ type Config struct {
 func Run(ctx context.Context, c Config) int {
 	s := &session{ctx: ctx, config: c, out: bufio.NewWriterSize(c.Stdout, 64<<10)}
 	err := s.run()
+	if ended := s.end(); err == nil {
+		err = ended
+	}
 	if flushed := s.flushOut(); err == nil {
 		err = flushed
 	}
@@ -58,11 +61,10 @@ type session struct {
 	out    *bufio.Writer
 	client *conntrack.Client
 
-	shown  int  // entries, or events
-	batch  bool // -R: no summaries
-	opened bool // the head of an XML document was printed
-	buf    []byte
-	gone   error // why nothing more can be printed
+	shown int    // entries, or events
+	batch bool   // -R: no summaries
+	foot  []byte // what ends the document that was begun
+	buf   []byte
 }
 
 // problem is an error that ends the program with a code.
@@ -113,18 +115,21 @@ func (s *session) do(l *line) error {
 	if err := l.command.run(s, l); err != nil {
 		return err
 	}
-	if l.command.done == "" || s.batch {
-		return nil
+	err := errors.Join(s.end(), s.flushOut())
+	if l.command.short == 'D' {
+		err = ignorePipe(err) // the work is done, whoever looks at it
 	}
-	if err := s.flushOut(); err != nil {
+	if err != nil || l.command.done == "" || s.batch {
 		return err
 	}
 	s.message("%d %s.", s.shown, l.command.done)
-	switch {
-	case l.command.short == 'L' || l.command.short == 'E' || s.shown > 0:
-		return nil
+	if s.shown == 0 && l.command.short != 'L' && l.command.short != 'E' {
+		return errNothing
 	}
-	return errNothing
+	if l.command.short == 'D' && s.config.Hint != "" {
+		s.say("%s\n", s.config.Hint)
+	}
+	return nil
 }
 
 // dial opens the client of the session.
@@ -196,20 +201,17 @@ func (s *session) print(b []byte) error {
 	return err
 }
 
-// open prints the head of a document, once.
-func (s *session) open(f *conntrack8.Format, table string) error {
-	if s.opened {
-		return nil
-	}
-	s.opened = true
+// begin prints the head of a document of a table's entries.
+func (s *session) begin(f *conntrack8.Format, table string) error {
+	s.foot = f.AppendEnd(nil, table)
 	_, err := s.out.Write(f.AppendBegin(s.buf[:0], table))
 	return err
 }
 
-// close prints the foot of a document.
-func (s *session) close(f *conntrack8.Format, table string) error {
-	s.opened = false
-	_, err := s.out.Write(f.AppendEnd(s.buf[:0], table))
+// end prints the foot of the document that was begun, if one was.
+func (s *session) end() error {
+	_, err := s.out.Write(s.foot)
+	s.foot = nil
 	return err
 }
 
