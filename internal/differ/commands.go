@@ -317,7 +317,7 @@ func (d *drawer) expectation() []string {
 		d.f = pick(d.Rand, masters...)
 	}
 	v6 := d.f.Orig.Src.Is6()
-	letter := pick[byte](d.Rand, 'I', 'I', 'D', 'G', 'F', 'C', 'L')
+	letter := pick[byte](d.Rand, 'I', 'I', 'D', 'G', 'F', 'F', 'C', 'L')
 	blocks := [][]string{d.command(letter, "expect", "e", "exp")}
 	if strings.IndexByte("FCL", letter) >= 0 {
 		return blocks[0]

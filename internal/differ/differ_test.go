@@ -138,7 +138,7 @@ func TestMisbehaviour(t *testing.T) {
 // A seed is a case, and among few there is one with each command and option.
 func TestDraw(t *testing.T) {
 	seen := map[string]int{}
-	for seed := range uint64(3000) {
+	for seed := range uint64(6000) {
 		w := drawWorld(seed / casesPerWorld)
 		c := draw(seed, w, version{1, 4, 9}, false)
 		if again := draw(seed, w, version{1, 4, 9}, false); again.String() != c.String() {

@@ -63,7 +63,7 @@ var recipes = []recipe{
 	{2, (*drawer).event},
 	{3, (*drawer).plain},
 	{8, (*drawer).load},
-	{6, (*drawer).expectation},
+	{9, (*drawer).expectation},
 }
 
 // line draws the whole line, and spoils some.

@@ -27,7 +27,7 @@ var conditions = []condition{
 	{8, "LDUE", (*drawer).protocol},
 	{4, "LDE", (*drawer).mark},
 	{4, "L", (*drawer).status},
-	{3, "DE", (*drawer).status},
+	{3, "D", (*drawer).status},
 	{3, "LDUE", (*drawer).label},
 	{3, "LDE", func(d *drawer) []string { return d.spell("zone", d.number(uint64(d.f.Zone))) }},
 	{1, "LDE", func(d *drawer) []string { return d.spell("orig-zone", d.number(uint64(d.f.OrigZone|d.f.Zone))) }},

@@ -215,7 +215,7 @@ func (t *trial) one(seed uint64) (*Result, error) {
 	if err := t.both(func(s *side) error { return s.try(t, c, r) }); err != nil {
 		return nil, fmt.Errorf("%v: %w", c, err)
 	}
-	if d := knownAfter(c, t.world, t.version, &r.Ref); d != nil {
+	if d := knownAfter(c, t.world, t.version, &r.Ref, &r.Sub); d != nil {
 		r.Known = d
 	}
 	if r.Known == nil {
