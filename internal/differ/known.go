@@ -167,7 +167,11 @@ var deviations = []deviation{
 
 	{reason: "-A of what is there", until: 8, applies: func(l *line, s *situation) bool { return l.is("A") && s.makesTwice() }},
 	{reason: "numbers are not checked", until: 8, applies: func(l *line, _ *situation) bool {
-		return slices.ContainsFunc(l.values("mark", "zone", "orig-zone", "reply-zone", "id", "secmark"), func(v string) bool { return !strictNumber(v) })
+		return slices.ContainsFunc(l.values("mark", "id", "secmark"), func(v string) bool { return !strictNumber(v) }) ||
+			slices.ContainsFunc(l.values("zone", "orig-zone", "reply-zone"), func(v string) bool {
+				_, err := strconv.ParseUint(v, 0, 16)
+				return err != nil || !strictNumber(v)
+			})
 	}},
 	{reason: "-U of both families fails", until: 8, applies: func(l *line, _ *situation) bool { return l.is("U") && !l.familySet() }},
 	{reason: "-U prints not all of what it changes", until: 8, unsteady: true, applies: func(l *line, _ *situation) bool { return l.is("U") && !l.oneFlow() }},
