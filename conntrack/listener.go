@@ -36,9 +36,9 @@ type EventConfig struct {
 	// SyncAfterOverrun makes the same listing after each EventOverrun.
 	SyncAfterOverrun bool
 
-	// Idle, unless nil, is called whenever the events received so far have
-	// all been yielded and the stream may wait for more: the time to write
-	// out what one has gathered. Its error ends the stream.
+	// Idle, unless nil, is called whenever no event is left to be yielded and
+	// the stream is about to wait: the time to write out what one has
+	// gathered. Its error ends the stream.
 	Idle func() error
 }
 
@@ -220,13 +220,8 @@ func (l *Listener) step(ctx context.Context) (*Event, error) {
 	if l.sync != nil && l.turns >= eventsPerChunk {
 		return l.stepChunk(ctx)
 	}
-	if l.cfg.Idle != nil {
-		if err := l.cfg.Idle(); err != nil {
-			return nil, err
-		}
-	}
 	due := l.wanted.Load()
-	switch err := l.q.fill(l.sync == nil && !due); {
+	switch err := l.fill(l.sync == nil && !due); {
 	case errors.Is(err, errQueueEmpty) && l.sync != nil:
 		return l.stepChunk(ctx)
 	case errors.Is(err, errQueueEmpty) && due:
@@ -238,6 +233,19 @@ func (l *Listener) step(ctx context.Context) (*Event, error) {
 	default:
 		return nil, err
 	}
+}
+
+// fill receives events. If it is to wait for them it tells Idle before.
+func (l *Listener) fill(wait bool) error {
+	if wait && l.cfg.Idle != nil {
+		if err := l.q.fill(false); !errors.Is(err, errQueueEmpty) {
+			return err
+		}
+		if err := l.cfg.Idle(); err != nil {
+			return err
+		}
+	}
+	return l.q.fill(wait)
 }
 
 // stepEvent takes the next event from the datagram at work, nil if it is not

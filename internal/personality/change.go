@@ -1,6 +1,7 @@
 package personality
 
 import (
+	"cmp"
 	"errors"
 	"syscall"
 
@@ -36,14 +37,26 @@ func (s *session) update(l *line) error {
 	}
 	sel := l.selection(labels)
 	for f, err := range c.Dump(s.ctx, sel.filter) {
-		if err == nil && sel.match(f) {
-			err = u.apply(f)
-		}
 		if err != nil {
 			return operation('U', err)
 		}
+		if !sel.match(f) {
+			continue
+		}
+		if err := u.apply(f); isRefusal(err) {
+			u.refused = cmp.Or(u.refused, err)
+		} else if err != nil {
+			return err
+		}
 	}
-	return nil
+	return operation('U', u.refused)
+}
+
+// isRefusal tells whether an error is the kernel's word on one entry, so that
+// others may fare better.
+func isRefusal(err error) bool {
+	_, ok := errors.AsType[*conntrack.Error](err)
+	return ok
 }
 
 // change is one run of -U.
@@ -53,6 +66,7 @@ type change struct {
 	line   *line
 
 	added, deleted conntrack.Labels
+	refused        error // the first refusal; the flows behind it are changed all the same
 }
 
 // apply changes a flow, unless it is as it should be, and prints what became
@@ -106,7 +120,8 @@ func (u *change) to(f *conntrack.Flow) (to *conntrack.Flow, changed bool) {
 	}
 	if l.has("label-add") || l.has("label-del") && f.Has&conntrack.AttrLabels != 0 {
 		to.Labels = u.labels(f.Labels)
-		set(conntrack.AttrLabels, to.Labels != f.Labels)
+		// Like conntrack(8), count a flow that has the labels and others, too.
+		set(conntrack.AttrLabels, to.Labels != f.Labels || l.has("label-add") && u.added != f.Labels)
 	}
 	u.state(f, to, set)
 	return to, changed

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"syscall"
+	"time"
 
 	"flowcut/conntrack"
 )
@@ -20,41 +21,31 @@ func (s *session) events(l *line) error {
 	if err != nil {
 		return err
 	}
-	listener, err := s.listen(l)
+	e := eventPrinter{s: s, line: l, selection: sel}
+	listener, err := s.listen(l, e.idle)
 	if err != nil {
 		return err
 	}
-	e := eventPrinter{s: s, line: l, selection: sel, document: documentConntrack}
+	document := documentConntrack
 	if l.command.expect {
-		e.document = documentExpect
+		document = documentExpect
 	}
-	if err := s.begin(&l.out, e.document); err != nil {
-		return err
+	err = s.begin(&l.out, document)
+	if err == nil {
+		err = e.printAll(listener)
 	}
-	for ev, err := range listener.Events(s.ctx) {
-		if err != nil {
-			if s.ctx.Err() == nil {
-				return failure("failed to received netlink event: %s", cause(err))
-			}
-			break
-		}
-		if err := e.print(ev); err != nil {
-			return errors.Join(err, listener.Close())
-		}
-	}
-	s.ctx = context.WithoutCancel(s.ctx) // the signal has done its work
-	return listener.Close()
+	return errors.Join(err, listener.Close())
 }
 
 // listen opens the stream of the events that are asked for.
-func (s *session) listen(l *line) (*conntrack.Listener, error) {
+func (s *session) listen(l *line, idle func() error) (*conntrack.Listener, error) {
 	kinds := conntrack.EventAll
 	if l.has("event-mask") {
 		if kinds = l.kinds; kinds == 0 {
 			return nil, usage("--event-mask names no kind of events: write NEW, UPDATES or DESTROY")
 		}
 	}
-	cfg := conntrack.EventConfig{Flows: kinds, Family: l.family, RecvBuffer: l.buffer, Idle: s.flushOut}
+	cfg := conntrack.EventConfig{Flows: kinds, Family: l.family, RecvBuffer: l.buffer, Idle: idle}
 	if l.command.expect {
 		cfg.Flows, cfg.Expectations, cfg.Family = 0, kinds, conntrack.FamilyBoth
 	}
@@ -78,8 +69,53 @@ type eventPrinter struct {
 	s         *session
 	line      *line
 	selection *selection
-	document  string
 	programs  programs
+	last      bool // no event is waited for any more
+}
+
+// lastEvents bounds the time for events that waited when the signal came.
+const lastEvents = time.Second
+
+// errNoMore ends the stream when nothing is left in it.
+var errNoMore = errors.New("no more events")
+
+// printAll prints events until a signal comes, and then those that had happened
+// before.
+func (p *eventPrinter) printAll(l *conntrack.Listener) error {
+	err := p.printSome(p.s.ctx, l)
+	if p.s.ctx.Err() == nil {
+		return err
+	}
+	p.last = true
+	p.s.ctx = context.WithoutCancel(p.s.ctx) // the signal has done its work
+	ctx, cancel := context.WithTimeout(p.s.ctx, lastEvents)
+	defer cancel()
+	err = p.printSome(ctx, l)
+	if errors.Is(err, errNoMore) || errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
+}
+
+// printSome prints events until there is an error.
+func (p *eventPrinter) printSome(ctx context.Context, l *conntrack.Listener) error {
+	for e, err := range l.Events(ctx) {
+		if err == nil {
+			err = p.print(e)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// idle is called when no event is left.
+func (p *eventPrinter) idle() error {
+	if p.last {
+		return errNoMore
+	}
+	return p.s.flushOut()
 }
 
 // print prints an event, if it is meant.

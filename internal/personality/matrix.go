@@ -73,7 +73,7 @@ var options = [...]option{
 	{"o P o o P P o . . . o o o .", "reply-dst", nil, 'q', needsValue, (*line).setReplyDst},
 	{"o R o o R R o . o . R R R .", "protonum", nil, 'p', needsValue, (*line).setProto},
 	{". . o o R R . . . . R . . .", "timeout", nil, 't', needsValue, (*line).setTimeout},
-	{"o . o o o o o . . . o . . .", "status", nil, 'u', needsValue, (*line).setStatus},
+	{"o . o o o o . . . . o . . .", "status", nil, 'u', needsValue, (*line).setStatus},
 	{"o . . . . . . . . . . . . .", "zero", nil, 'z', noValue, (*line).setZero},
 	{". . . . . . o . . . . . . .", "event-mask", nil, 'e', needsValue, (*line).setEvents},
 	{". . . . . . . . . . R . . .", "tuple-src", nil, '[', needsValue, (*line).setTupleSrc},

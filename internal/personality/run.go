@@ -239,7 +239,7 @@ func refusal(letter byte, no syscall.Errno) string {
 		return false
 	}
 	switch {
-	case no == syscall.EINVAL:
+	case no == syscall.EINVAL && letter != 'A':
 		return "invalid parameters"
 	case no == syscall.EEXIST && in("I"):
 		return "Such conntrack exists, try -U to update"
