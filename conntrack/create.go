@@ -140,10 +140,10 @@ func appendCreate(b []byte, h header, f *Flow) ([]byte, error) {
 		b = appendUint32(b, attrStatus, uint32(c.Status&^own|StatusConfirmed))
 	}
 	if nat&StatusDstNAT != 0 {
-		b = appendNAT(b, attrNATDst, f.Reply.Src, f.Reply.SrcPort, f.Orig)
+		b = appendNAT(b, attrNATDst, f.Reply.Src, f.Orig.HasPorts(), f.Reply.SrcPort)
 	}
 	if nat&StatusSrcNAT != 0 {
-		b = appendNAT(b, attrNATSrc, f.Reply.Dst, f.Reply.DstPort, f.Orig)
+		b = appendNAT(b, attrNATSrc, f.Reply.Dst, f.Orig.HasPorts(), f.Reply.DstPort)
 	}
 	return endMessage(c.appendState(b), start), nil
 }

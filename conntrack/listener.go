@@ -135,7 +135,17 @@ func (l *Listener) Close() error {
 		return ErrClosed
 	}
 	l.c.drop(l.q.conn)
+	l.cleanUp()
 	return nil
+}
+
+// cleanUp ends a listing that is left when the listener is closed and no
+// sequence runs: whichever of the two is last does it.
+func (l *Listener) cleanUp() {
+	if l.q.closed.Load() && l.running.CompareAndSwap(false, true) {
+		l.endSync()
+		l.running.Store(false)
+	}
 }
 
 // Resync asks for a listing of the table in the stream: EventSyncBegin, an
@@ -165,7 +175,10 @@ func (l *Listener) Events(ctx context.Context) iter.Seq2[*Event, error] {
 			yield(nil, errors.New("conntrack: events: another sequence is running"))
 			return
 		}
-		defer l.running.Store(false)
+		defer func() {
+			l.running.Store(false)
+			l.cleanUp()
+		}()
 		stop := context.AfterFunc(ctx, l.q.wake)
 		defer stop()
 		for {

@@ -17,13 +17,13 @@ const (
 	attrProtoNATMaxPort attrType = 2 // CTA_PROTONAT_PORT_MAX
 )
 
-// appendNAT appends the translation to one address, and to one port if the
-// protocol of t has ports. Only requests to make an entry hold it.
-func appendNAT(b []byte, typ attrType, a netip.Addr, port uint16, t Tuple) []byte {
+// appendNAT appends the translation to one address, and to one port if ported.
+// Only requests to make an entry hold it.
+func appendNAT(b []byte, typ attrType, a netip.Addr, ported bool, port uint16) []byte {
 	b, nest := beginNest(b, typ)
 	b = appendIP(b, a, attrNATMinIPv4, attrNATMinIPv6)
 	b = appendIP(b, a, attrNATMaxIPv4, attrNATMaxIPv6)
-	if t.HasPorts() {
+	if ported {
 		var proto int
 		b, proto = beginNest(b, attrNATProto)
 		b = appendUint16(b, attrProtoNATMinPort, port)

@@ -57,20 +57,10 @@ func appendPut(b []byte, h header, f *Flow, t Translation) ([]byte, error) {
 		b = appendUint32(b, attrStatus, uint32(f.Status|StatusConfirmed))
 	}
 	if t.Dst.IsValid() {
-		b = appendTranslation(b, attrNATDst, t.Dst, t.DstPort)
+		b = appendNAT(b, attrNATDst, t.Dst, t.DstPort != 0, t.DstPort)
 	}
 	if t.Src.IsValid() {
-		b = appendTranslation(b, attrNATSrc, t.Src, t.SrcPort)
+		b = appendNAT(b, attrNATSrc, t.Src, t.SrcPort != 0, t.SrcPort)
 	}
 	return endMessage(f.appendState(b), start), nil
-}
-
-// appendTranslation appends the translation to an address, and to a port
-// unless that is 0.
-func appendTranslation(b []byte, typ attrType, a netip.Addr, port uint16) []byte {
-	t := Tuple{}
-	if port != 0 {
-		t.Proto = ProtoTCP // any protocol with ports: the kernel knows which it is
-	}
-	return appendNAT(b, typ, a, port, t)
 }

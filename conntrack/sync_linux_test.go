@@ -353,3 +353,30 @@ func TestEventsAtSpeed(t *testing.T) {
 	}
 	samePicture(t, c, p)
 }
+
+// Whoever leaves the stream in the middle of a listing and closes the listener
+// leaves no socket behind.
+func TestCloseDuringListing(t *testing.T) {
+	c := dialTest(t)
+	fill(t, c, 1000)
+	l, err := c.Listen(EventConfig{SyncAtStart: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for e, err := range l.Events(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Kind == EventSync {
+			break
+		}
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.busy) > 0 {
+		t.Errorf("%d sockets are left", len(c.busy))
+	}
+}

@@ -137,7 +137,8 @@ func runScript(t *testing.T, conntrack, text string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return normal(out.String())
+	printed, left, _ := strings.Cut(out.String(), "left:\n")
+	return normal(printed) + "left:\n" + normal(left)
 }
 
 var volatile = []struct{ what, with string }{

@@ -124,7 +124,7 @@ func exitCode(ctx context.Context, err error) int {
 
 // errClosedPipe says that the reader of our output, such as head(1), has enough
 // of it. That is no failure.
-var errClosedPipe = errors.New("the reader of the output is gone")
+var errClosedPipe = fmt.Errorf("the reader of the output is gone: %w", syscall.EPIPE)
 
 // pipe is the standard output.
 type pipe struct{ io.Writer }

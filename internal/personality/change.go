@@ -11,31 +11,13 @@ import (
 
 // update is -U.
 func (s *session) update(l *line) error {
-	names, err := l.readLabels(s)
-	if err != nil {
-		return err
-	}
-	labels, err := names.bits(l.labels)
-	if err != nil {
-		return err
-	}
-	added, err := names.bits(l.labelsAdded)
-	if err != nil {
-		return err
-	}
-	deleted, err := names.bits(l.labelsDeleted)
-	if err != nil {
-		return err
-	}
 	c, err := s.dial()
 	if err != nil {
 		return operation('U', err)
 	}
-	u := change{s: s, client: c, line: l, added: added, deleted: deleted}
-	if err := s.begin(&l.out, documentConntrack); err != nil {
-		return err
-	}
-	sel := l.selection(labels)
+	u := change{s: s, client: c, line: l}
+	s.mute = s.begin(&l.out, documentConntrack)
+	sel := l.selection()
 	for f, err := range c.Dump(s.ctx, sel.filter) {
 		if err != nil {
 			return operation('U', err)
@@ -65,8 +47,7 @@ type change struct {
 	client *conntrack.Client
 	line   *line
 
-	added, deleted conntrack.Labels
-	refused        error // the first refusal; the flows behind it are changed all the same
+	refused error // the first refusal; the flows behind it are changed all the same
 }
 
 // apply changes a flow, unless it is as it should be, and prints what became
@@ -93,7 +74,8 @@ func (u *change) apply(f *conntrack.Flow) error {
 		return err
 	}
 	u.s.shown++
-	return u.s.print(u.line.out.AppendFlow(u.s.buf[:0], &now, conntrack8.Updated))
+	u.s.tell(u.line.out.AppendFlow(u.s.buf[:0], &now, conntrack8.Updated))
+	return nil
 }
 
 // to returns what a flow is to become, and whether it is not that already.
@@ -121,7 +103,7 @@ func (u *change) to(f *conntrack.Flow) (to *conntrack.Flow, changed bool) {
 	if l.has("label-add") || l.has("label-del") && f.Has&conntrack.AttrLabels != 0 {
 		to.Labels = u.labels(f.Labels)
 		// Like conntrack(8), count a flow that has the labels and others, too.
-		set(conntrack.AttrLabels, to.Labels != f.Labels || l.has("label-add") && u.added != f.Labels)
+		set(conntrack.AttrLabels, to.Labels != f.Labels || l.has("label-add") && l.labelsAdded.bits != f.Labels)
 	}
 	u.state(f, to, set)
 	return to, changed
@@ -132,9 +114,9 @@ func (u *change) labels(have conntrack.Labels) conntrack.Labels {
 	for i := range have {
 		switch {
 		case u.line.has("label-add"):
-			have[i] |= u.added[i]
-		case len(u.line.labelsDeleted) > 0:
-			have[i] &^= u.deleted[i]
+			have[i] |= u.line.labelsAdded.bits[i]
+		case len(u.line.labelsDeleted.names) > 0:
+			have[i] &^= u.line.labelsDeleted.bits[i]
 		default:
 			have[i] = 0
 		}
@@ -190,20 +172,12 @@ func (l *line) tags(t *conntrack.SCTP) {
 // create is -I, and -A, which changes an entry that exists.
 func (s *session) create(l *line) error {
 	letter := l.command.short
-	names, err := l.readLabels(s)
-	if err != nil {
-		return err
-	}
-	added, err := names.bits(l.labelsAdded)
-	if err != nil {
-		return err
-	}
 	f, t, err := l.flow()
 	if err != nil {
 		return err
 	}
 	if l.has("label-add") {
-		f.Has, f.Labels = f.Has|conntrack.AttrLabels, added
+		f.Has, f.Labels = f.Has|conntrack.AttrLabels, l.labelsAdded.bits
 	}
 	c, err := s.dial()
 	if err != nil {

@@ -21,25 +21,14 @@ const (
 // flow is, and in passes until one finds nothing, since a listing of a table
 // that changes misses some.
 func (s *session) delete(l *line) error {
-	sel, err := s.choose(l)
-	if err != nil {
-		return err
-	}
+	sel := l.selection()
 	c, err := s.dial()
 	if err != nil {
 		return operation('D', err)
 	}
-	d := deletion{s: s, client: c, line: l, mute: s.begin(&l.out, documentConntrack)}
-	for range maxPasses {
-		found, err := d.pass(sel)
-		if err != nil {
-			return operation('D', err)
-		}
-		if found == 0 {
-			break
-		}
-	}
-	return ignorePipe(d.mute)
+	s.mute = s.begin(&l.out, documentConntrack)
+	d := deletion{s: s, client: c, line: l}
+	return operation('D', d.run(sel))
 }
 
 // deletion is one run of -D.
@@ -50,7 +39,18 @@ type deletion struct {
 
 	flows []conntrack.Flow
 	keys  []conntrack.Key
-	mute  error // why nothing is printed any more; deleting goes on
+	quiet bool // says nothing of what it deletes
+}
+
+// run deletes what is meant, in passes.
+func (d *deletion) run(sel *selection) error {
+	for range maxPasses {
+		found, err := d.pass(sel)
+		if err != nil || found == 0 {
+			return err
+		}
+	}
+	return nil
 }
 
 // pass lists the table once, deletes what is meant, and tells how much it found.
@@ -84,26 +84,18 @@ func (d *deletion) deleteAll() error {
 	deleted, err := d.client.Delete(d.s.ctx, d.keys, func(i int) { gone[i] = true })
 	d.s.shown += deleted
 	for i := range d.flows {
-		if err == nil && !gone[i] && d.mute == nil {
-			d.mute = d.s.print(d.line.out.AppendFlow(d.s.buf[:0], &d.flows[i], conntrack8.Deleted))
+		if err == nil && !gone[i] && !d.quiet {
+			d.s.tell(d.line.out.AppendFlow(d.s.buf[:0], &d.flows[i], conntrack8.Deleted))
 		}
 	}
 	d.flows = d.flows[:0]
 	return err
 }
 
-// ignorePipe: that the reader of the output has gone is no failure.
-func ignorePipe(err error) error {
-	if errors.Is(err, syscall.EPIPE) {
-		return nil
-	}
-	return err
-}
-
 // flush is -F. The word that it is done comes first, done or not: scripts see
 // it so from conntrack(8).
 func (s *session) flush(l *line) error {
-	defer s.emptied("connection tracking table has been emptied.")
+	defer s.message("connection tracking table has been emptied.")
 	c, err := s.dial()
 	if err != nil {
 		return operation('F', err)
@@ -118,15 +110,6 @@ func (s *session) flush(l *line) error {
 // flushFamily deletes the entries of a family one by one: where the kernel is
 // not known to leave the other family alone, or may not be tried.
 func (s *session) flushFamily(c *conntrack.Client, l *line) error {
-	d := deletion{s: s, client: c, line: l, mute: errNothing}
-	for range maxPasses {
-		found, err := d.pass(l.selection(conntrack.Labels{}))
-		if err != nil || found == 0 {
-			return err
-		}
-	}
-	return nil
+	d := deletion{s: s, client: c, line: l, quiet: true}
+	return d.run(l.selection())
 }
-
-// emptied says that a table is empty.
-func (s *session) emptied(text string) { s.message("%s", text) }

@@ -17,10 +17,7 @@ Please, check --buffer-size in conntrack(8) manpage.
 
 // events is -E, on flows and on expectations. It goes on until a signal.
 func (s *session) events(l *line) error {
-	sel, err := s.choose(l)
-	if err != nil {
-		return err
-	}
+	sel := l.selection()
 	e := eventPrinter{s: s, line: l, selection: sel}
 	listener, err := s.listen(l, e.idle)
 	if err != nil {
@@ -45,7 +42,7 @@ func (s *session) listen(l *line, idle func() error) (*conntrack.Listener, error
 			return nil, usage("--event-mask names no kind of events: write NEW, UPDATES or DESTROY")
 		}
 	}
-	cfg := conntrack.EventConfig{Flows: kinds, Family: l.family, RecvBuffer: l.buffer, Idle: idle}
+	cfg := conntrack.EventConfig{Flows: kinds, Family: l.family, RecvBuffer: l.room(), Idle: idle}
 	if l.command.expect {
 		cfg.Flows, cfg.Expectations, cfg.Family = 0, kinds, conntrack.FamilyBoth
 	}
@@ -61,7 +58,16 @@ func (s *session) listen(l *line, idle func() error) (*conntrack.Listener, error
 	if err == nil && l.has("buffer-size") {
 		s.say("NOTICE: Netlink socket buffer size has been set to %d bytes.\n", listener.RecvBuffer())
 	}
-	return listener, err
+	return listener, operation('E', err)
+}
+
+// room returns the size of the buffer, 0 for the library's own. With -b 0 the
+// kernel gives the least it can.
+func (l *line) room() int {
+	if l.has("buffer-size") {
+		return max(1, l.buffer)
+	}
+	return 0
 }
 
 // eventPrinter prints the events of one run of -E.

@@ -72,7 +72,7 @@ func (s *session) createExpectation(l *line) error {
 
 // flushExpectations is -F expect.
 func (s *session) flushExpectations(*line) error {
-	defer s.emptied("expectation table has been emptied.")
+	defer s.message("expectation table has been emptied.")
 	c, err := s.dial()
 	if err != nil {
 		return operation('f', err)

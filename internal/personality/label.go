@@ -5,40 +5,44 @@ import (
 	"flowcut/selector"
 )
 
-// labelNames are the names of labels in a file; nil has none.
-type labelNames struct{ names *selector.LabelNames }
+// labelWords are names of labels on a line, and the labels they are.
+type labelWords struct {
+	names []string
+	bits  conntrack.Labels
+}
 
-// readLabelNames reads a file, the usual one if path is "".
-func readLabelNames(path string) (*labelNames, error) {
+// resolveLabels looks up the names of labels, if the line has to do with labels.
+// Without the file none is known.
+func (s *session) resolveLabels(l *line) error {
+	if !l.has("label") && !l.has("label-add") && !l.has("label-del") && !l.named {
+		return nil
+	}
+	path := l.labelFile
 	if path == "" {
 		path = selector.DefaultLabelFile
 	}
-	n, err := selector.ReadLabelNames(path)
+	names, err := selector.ReadLabelNames(path)
 	if err != nil {
-		return nil, err
+		s.say("nfct_labelmap_new: %s\n", cause(err))
+		names = new(selector.LabelNames)
+	} else {
+		l.out.LabelName = names.Name // whatever the names were wanted for, they are shown
 	}
-	return &labelNames{n}, nil
-}
-
-// name returns the name of a label, "" if it has none.
-func (n *labelNames) name(bit int) string {
-	if n == nil {
-		return ""
-	}
-	return n.names.Name(bit)
-}
-
-// bits returns the labels with names.
-func (n *labelNames) bits(names []string) (conntrack.Labels, error) {
-	var out conntrack.Labels
-	for _, name := range names {
-		bit, ok := 0, false
-		if n != nil {
-			bit, ok = n.names.Bit(name)
-		}
-		if !ok || out.Set(bit) != nil {
-			return out, usage("unknown label '%s'", name)
+	for _, w := range []*labelWords{&l.labels, &l.labelsAdded, &l.labelsDeleted} {
+		if err := w.resolve(names); err != nil {
+			return err
 		}
 	}
-	return out, nil
+	return nil
+}
+
+// resolve turns names into labels.
+func (w *labelWords) resolve(known *selector.LabelNames) error {
+	for _, name := range w.names {
+		bit, ok := known.Bit(name)
+		if !ok || w.bits.Set(bit) != nil {
+			return usage("unknown label '%s'", name)
+		}
+	}
+	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"flowcut/conntrack"
@@ -47,7 +48,7 @@ type line struct {
 	vtags   [2]uint32 // of SCTP
 	role    uint8     // of DCCP
 
-	labels, labelsAdded, labelsDeleted []string // unlike the others by name: the file comes last
+	labels, labelsAdded, labelsDeleted labelWords
 	labelFile                          string
 
 	kinds  conntrack.EventKind
@@ -89,13 +90,13 @@ func parse(args []string) (*line, error) {
 			return l, err
 		}
 		if f.option != nil && f.option.short == 'p' {
-			names = append(globalNames(), l.proto.names()...)
+			names = l.proto.names()
 		}
 	}
 }
 
 // globalNames returns the names of what does not depend on the protocol.
-func globalNames() []name {
+var globalNames = sync.OnceValue(func() []name {
 	var out []name
 	for i := range commands {
 		c := &commands[i]
@@ -114,8 +115,8 @@ func globalNames() []name {
 			out = append(out, name{alias, o.arg, found{option: o}})
 		}
 	}
-	return out
-}
+	return slices.Clip(out)
+})
 
 // setCommand takes a command, and the table if it is the next word. A value in
 // the same word means nothing, as in conntrack(8).

@@ -12,25 +12,9 @@ const (
 	documentExpect    = "expect"
 )
 
-// choose reads the names of labels and makes the selection of a line.
-func (s *session) choose(l *line) (*selection, error) {
-	names, err := l.readLabels(s)
-	if err != nil {
-		return nil, err
-	}
-	labels, err := names.bits(l.labels)
-	if err != nil {
-		return nil, err
-	}
-	return l.selection(labels), nil
-}
-
 // list is -L.
 func (s *session) list(l *line) error {
-	sel, err := s.choose(l)
-	if err != nil {
-		return err
-	}
+	sel := l.selection()
 	if l.has("zero") && l.table == tableConntrack {
 		for _, name := range l.given {
 			switch name {
@@ -80,10 +64,7 @@ func (s *session) dump(c *conntrack.Client, l *line, sel *selection) iter.Seq2[*
 
 // get is -G.
 func (s *session) get(l *line) error {
-	sel, err := s.choose(l)
-	if err != nil {
-		return err
-	}
+	sel := l.selection()
 	c, err := s.dial()
 	if err != nil {
 		return operation('G', err)

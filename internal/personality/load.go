@@ -3,6 +3,7 @@ package personality
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -45,30 +46,46 @@ func (s *session) readLines(in io.Reader) ([]*line, error) {
 	var lines []*line
 	sc := bufio.NewScanner(in)
 	sc.Buffer(nil, maxLineBytes+1)
-	for n := 1; sc.Scan(); n++ {
+	n := 0
+	for sc.Scan() {
+		n++
 		text := strings.TrimLeft(sc.Text(), " \t")
 		if text == "" || text[0] == '#' {
 			continue
 		}
-		args, err := splitLine(text)
+		l, err := s.readLine(text)
 		if err != nil {
-			return nil, err
-		}
-		l, err := s.parse(args)
-		if err != nil {
-			return nil, err
-		}
-		if !l.loadable() {
-			return nil, usage("Cannot use command `%s' with --load-file", l.commandText())
+			return nil, inLine(n, err)
 		}
 		lines = append(lines, l)
 	}
 	if err := sc.Err(); errors.Is(err, bufio.ErrTooLong) {
-		return nil, usage("line %d is longer than %d bytes", len(lines)+1, maxLineBytes)
+		return nil, usage("line %d is longer than %d bytes", n+1, maxLineBytes)
 	} else if err != nil {
-		return nil, usage("Failed to read: %s", cause(err))
+		return nil, usage("read line %d: %s", n+1, cause(err))
 	}
 	return lines, nil
+}
+
+// readLine parses one line.
+func (s *session) readLine(text string) (*line, error) {
+	args, err := splitLine(text)
+	if err != nil {
+		return nil, err
+	}
+	l, err := s.parse(args)
+	if err == nil && !l.loadable() {
+		err = usage("Cannot use command `%s' with --load-file", l.commandText())
+	}
+	return l, err
+}
+
+// inLine says in which line a problem is.
+func inLine(n int, err error) error {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return &problem{p.code, fmt.Sprintf("line %d: %s", n, p.text)}
+	}
+	return err
 }
 
 // loadable tells whether a line's command may stand in a file.
@@ -112,7 +129,7 @@ func splitLine(text string) ([]string, error) {
 			word = append(word, c)
 		}
 		if len(word) > maxWordBytes {
-			return nil, usage("Parameter too long!")
+			return nil, usage("a word is longer than %d bytes", maxWordBytes)
 		}
 		if end {
 			words, word = append(words, string(word)), word[:0]
@@ -125,7 +142,7 @@ func splitLine(text string) ([]string, error) {
 		words = append(words, string(word))
 	}
 	if len(words) > maxWords {
-		return nil, usage("too many arguments")
+		return nil, usage("more than %d words", maxWords)
 	}
 	return words, nil
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"flowcut/conntrack"
 )
@@ -15,6 +16,9 @@ type protocol struct {
 	number  conntrack.Proto
 	options []option
 	pairs   [2]pair
+
+	once sync.Once
+	all  []name // see names
 }
 
 // ports are the options of protocols with ports. The cells are in the columns
@@ -87,27 +91,29 @@ var keyPairs = [2]pair{
 
 // protocols are the protocols with options of their own.
 var protocols = [...]protocol{
-	{"tcp", conntrack.ProtoTCP, slices.Concat(ports, state((*line).setTCPState)), portPairs},
-	{"udp", conntrack.ProtoUDP, ports, portPairs},
-	{"udplite", conntrack.ProtoUDPLite, ports, portPairs},
-	{"sctp", conntrack.ProtoSCTP, slices.Concat(ports, state((*line).setSCTPState), vtags), portPairs},
-	{"dccp", conntrack.ProtoDCCP, slices.Concat(ports, state((*line).setDCCPState), role), portPairs},
-	{"icmp", conntrack.ProtoICMP, icmp("icmp"), [2]pair{}},
-	{"icmpv6", conntrack.ProtoICMPv6, icmp("icmpv6"), [2]pair{}},
-	{"gre", conntrack.ProtoGRE, keys, keyPairs},
+	{name: "tcp", number: conntrack.ProtoTCP, options: slices.Concat(ports, state((*line).setTCPState)), pairs: portPairs},
+	{name: "udp", number: conntrack.ProtoUDP, options: ports, pairs: portPairs},
+	{name: "udplite", number: conntrack.ProtoUDPLite, options: ports, pairs: portPairs},
+	{name: "sctp", number: conntrack.ProtoSCTP, options: slices.Concat(ports, state((*line).setSCTPState), vtags), pairs: portPairs},
+	{name: "dccp", number: conntrack.ProtoDCCP, options: slices.Concat(ports, state((*line).setDCCPState), role), pairs: portPairs},
+	{name: "icmp", number: conntrack.ProtoICMP, options: icmp("icmp")},
+	{name: "icmpv6", number: conntrack.ProtoICMPv6, options: icmp("icmpv6")},
+	{name: "gre", number: conntrack.ProtoGRE, options: keys, pairs: keyPairs},
 }
 
-// names returns the names of the protocol's options.
+// names returns the names of all options that there are after -p.
 func (p *protocol) names() []name {
-	var out []name
-	for i := range p.options {
-		o := &p.options[i]
-		out = append(out, name{o.name, o.arg, found{option: o}})
-		for _, alias := range o.aliases {
-			out = append(out, name{alias, o.arg, found{option: o}})
+	p.once.Do(func() {
+		p.all = globalNames()
+		for i := range p.options {
+			o := &p.options[i]
+			p.all = append(p.all, name{o.name, o.arg, found{option: o}})
+			for _, alias := range o.aliases {
+				p.all = append(p.all, name{alias, o.arg, found{option: o}})
+			}
 		}
-	}
-	return out
+	})
+	return p.all
 }
 
 // protocolsFile has the names of protocols that conntrack(8) has no options for.

@@ -65,6 +65,7 @@ type session struct {
 	batch bool   // -R: no summaries
 	foot  []byte // what ends the document that was begun
 	buf   []byte
+	mute  error // why nothing is printed any more of what is changed
 }
 
 // problem is an error that ends the program with a code.
@@ -106,6 +107,9 @@ func (s *session) parse(args []string) (*line, error) {
 	for _, w := range l.warnings {
 		s.say("%s\n", w)
 	}
+	if err == nil {
+		err = s.resolveLabels(l)
+	}
 	return l, err
 }
 
@@ -115,22 +119,28 @@ func (s *session) do(l *line) error {
 	if err := l.command.run(s, l); err != nil {
 		return err
 	}
-	err := errors.Join(s.end(), s.flushOut())
-	if l.command.short == 'D' {
-		err = ignorePipe(err) // the work is done, whoever looks at it
+	err := errors.Join(s.mute, s.end(), s.flushOut())
+	s.mute = nil
+	if l.command.changes() && errors.Is(err, syscall.EPIPE) {
+		err = nil // the work is done, whoever looks at it
 	}
-	if err != nil || l.command.done == "" || s.batch {
+	if err != nil && !l.command.changes() || l.command.done == "" || s.batch {
 		return err
 	}
 	s.message("%d %s.", s.shown, l.command.done)
-	if s.shown == 0 && l.command.short != 'L' && l.command.short != 'E' {
+	switch {
+	case err != nil:
+		return err
+	case s.shown == 0 && l.command.short != 'L' && l.command.short != 'E':
 		return errNothing
-	}
-	if l.command.short == 'D' && s.config.Hint != "" {
+	case l.command.short == 'D' && s.config.Hint != "":
 		s.say("%s\n", s.config.Hint)
 	}
 	return nil
 }
+
+// changes tells whether the command changes flows that it prints.
+func (c *command) changes() bool { return c.short == 'D' || c.short == 'U' }
 
 // dial opens the client of the session.
 func (s *session) dial() (*conntrack.Client, error) {
@@ -140,21 +150,6 @@ func (s *session) dial() (*conntrack.Client, error) {
 	c, err := conntrack.Dial(conntrack.Config{})
 	s.client = c
 	return c, err
-}
-
-// readLabels reads the names of labels, if the line has to do with labels.
-func (l *line) readLabels(s *session) (*labelNames, error) {
-	if !l.has("label") && !l.has("label-add") && !l.has("label-del") && !l.named {
-		return nil, nil
-	}
-	n, err := readLabelNames(l.labelFile)
-	if err != nil {
-		s.say("nfct_labelmap_new: %s\n", cause(err))
-	}
-	if n != nil {
-		l.out.LabelName = n.name // whatever the names were wanted for, they are shown
-	}
-	return n, nil
 }
 
 // say prints words on the standard error.
@@ -199,6 +194,14 @@ func (s *session) print(b []byte) error {
 	s.buf = append(b, '\n')
 	_, err := s.out.Write(s.buf)
 	return err
+}
+
+// tell prints a line about a flow that was changed. That it cannot be printed
+// stops no work.
+func (s *session) tell(b []byte) {
+	if s.mute == nil {
+		s.mute = s.print(b)
+	}
 }
 
 // begin prints the head of a document of a table's entries.

@@ -91,6 +91,7 @@ func FuzzRun(f *testing.F) {
 		f.Add(seed, "")
 		f.Add("-R -", seed)
 	}
+	f.Add("-R -", "-F\n-U --label-add none\n")
 	f.Add("-R -", "-D\n-L\n")
 	f.Add("-R -", "-F\n-D -p tcp --sport\n")
 	tt := newTable(f)
@@ -124,26 +125,55 @@ func FuzzRun(f *testing.F) {
 	})
 }
 
-// That the reader of the output has gone, as in -D | head -1, saves no flow.
-func TestDeleteWithoutReader(t *testing.T) {
+// That the reader of the output has gone, as in -D | head -1, saves no flow, and
+// is no failure. Of a full disk one hears when the work is done.
+func TestOutputGone(t *testing.T) {
 	tt := newTable(t)
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
+	program := build(t)
+	gone := func() *os.File {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = r.Close()
+		return w
 	}
-	_ = r.Close()
-	defer w.Close()
-	var code int
-	var said bytes.Buffer
-	err = tt.ns.Do(func() error {
-		code = Run(t.Context(), Config{Args: []string{"-D"}, Stdout: w, Stderr: &said, Hint: "hint"})
-		return nil
-	})
-	if want := "): 7 flow entries have been deleted.\nhint\n"; err != nil || code != 0 || !strings.HasSuffix(said.String(), want) {
-		t.Errorf("code %d, %v, %s", code, err, &said)
+	full := func() *os.File {
+		w, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
 	}
-	if left := tt.keys(t); len(left) > 0 {
-		t.Errorf("left: %s", left)
+	for _, c := range []struct {
+		args, stdin string
+		out         func() *os.File
+		code, left  int
+		said        string // how standard error ends
+	}{
+		{"-L", "", gone, 0, 7, ""},
+		{"-U -m 77", "", gone, 0, 7, "): 7 flow entries have been updated.\n"},
+		{"-D", "", gone, 0, 0, "): 7 flow entries have been deleted.\n"},
+		{"-R -", "-D -p tcp\n-D -p udp\n-D -p gre\n", gone, 0, 3, ""},
+		{"-L", "", full, 1, 7, "): No space left on device\n"},
+		{"-D", "", full, 1, 0, "): No space left on device\n"},
+	} {
+		tt.run(t.Context(), "-F\n"+someFlows, "-R", "-")
+		w := c.out()
+		cmd := exec.Command(program, append([]string{"conntrack"}, strings.Fields(c.args)...)...)
+		var said bytes.Buffer
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(c.stdin), w, &said
+		err := tt.ns.Do(cmd.Run)
+		_ = w.Close()
+		if code := cmd.ProcessState.ExitCode(); code != c.code {
+			t.Errorf("%s: code %d, %v", c.args, code, err)
+		}
+		if !strings.HasSuffix(said.String(), c.said) || c.said == "" && said.Len() > 0 {
+			t.Errorf("%s: %s, want %s", c.args, &said, c.said)
+		}
+		if left := tt.keys(t); len(left) != c.left {
+			t.Errorf("%s: %d left, want %d", c.args, len(left), c.left)
+		}
 	}
 }
 

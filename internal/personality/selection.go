@@ -25,8 +25,8 @@ const savedStatus = conntrack.StatusSeenReply | conntrack.StatusAssured | conntr
 // looseMask is a condition on an address whose mask is no prefix.
 type looseMask struct{ value, mask [16]byte }
 
-// selection makes the selection of a line. labels are those of -l.
-func (l *line) selection(labels conntrack.Labels) *selection {
+// selection makes the selection of a line.
+func (l *line) selection() *selection {
 	s := &selection{line: l, asValues: l.column() == colU}
 	sel := &s.selector
 	sel.Family = l.family
@@ -40,7 +40,7 @@ func (l *line) selection(labels conntrack.Labels) *selection {
 	sel.DstNAT = translated(l.has("dst-nat"), l.dstNAT)
 	sel.SrcNAT = translated(l.has("src-nat"), l.srcNAT)
 	sel.AnyNAT = translated(l.has("any-nat"), l.anyNAT)
-	sel.Labels = selector.LabelBits{Set: l.has("label"), Bits: labels}
+	sel.Labels = selector.LabelBits{Set: l.has("label"), Bits: l.labels.bits}
 	if l.has("id") {
 		sel.ID = selector.IDs{Set: true, List: []uint32{l.id}}
 	}

@@ -164,33 +164,33 @@ func setZone(z *conntrack.Zone, v string, letter byte) error {
 }
 
 func (l *line) setLabel(v string) error {
-	l.labels = append(l.labels, strings.Split(v, ",")...)
+	l.labels.names = append(l.labels.names, strings.Split(v, ",")...)
 	return nil
 }
 
 func (l *line) setLabelAdd(v string) error {
-	l.labelsAdded = append(l.labelsAdded, strings.Split(v, ",")...)
+	l.labelsAdded.names = append(l.labelsAdded.names, strings.Split(v, ",")...)
 	return l.oneLabelChange()
 }
 
 // setLabelDel without a value deletes all labels.
 func (l *line) setLabelDel(v string) error {
 	if v != "" {
-		l.labelsDeleted = append(l.labelsDeleted, strings.Split(v, ",")...)
+		l.labelsDeleted.names = append(l.labelsDeleted.names, strings.Split(v, ",")...)
 	}
 	return l.oneLabelChange()
 }
 
 func (l *line) oneLabelChange() error {
 	if l.has("label-add") && l.has("label-del") {
-		return failure("cannot use --label-add and --label-del at the same time")
+		return failure("--label-add and --label-del exclude each other")
 	}
 	return nil
 }
 
 func (l *line) setLabelMap(v string) error {
 	if l.labelFile != "" {
-		return usage("option `--labelmap' can only be specified once")
+		return usage("--labelmap twice: one file has the names of all labels")
 	}
 	if v == "" {
 		return usage("--labelmap: an empty name")

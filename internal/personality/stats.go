@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 )
 
@@ -54,7 +55,7 @@ func (s *session) stats(*line) error {
 	}
 	all, err := c.CPUStats(s.ctx)
 	if err != nil {
-		return statsFailed(err)
+		return s.statsFailed(err)
 	}
 	for _, cpu := range all {
 		err = errors.Join(err, s.print(fmt.Appendf(nil,
@@ -73,7 +74,7 @@ func (s *session) expectationStats(*line) error {
 	}
 	all, err := c.ExpectCPUStats(s.ctx)
 	if err != nil {
-		return statsFailed(err)
+		return s.statsFailed(err)
 	}
 	for _, cpu := range all {
 		err = errors.Join(err, s.print(fmt.Appendf(nil, "cpu=%-4d\texpect_new=%d expect_create=%d expect_delete=%d ",
@@ -82,11 +83,35 @@ func (s *session) expectationStats(*line) error {
 	return err
 }
 
-// statsFailed says it as conntrack(8) does, whose second way is a file that is
-// root's as well.
-func statsFailed(err error) error {
-	if errors.Is(err, os.ErrPermission) {
+// statsFile has the counters for those who may not ask by netlink: a line of
+// names, and for each processor a line of hexadecimal numbers.
+const statsFile = "/proc/net/stat/nf_conntrack"
+
+// statsFailed says why counters could not be had. Who lacks the permission is
+// shown those of statsFile before.
+func (s *session) statsFailed(refused error) error {
+	if !errors.Is(refused, os.ErrPermission) {
+		return operation('S', refused)
+	}
+	text, err := os.ReadFile(statsFile)
+	if err != nil {
 		return failure("Can't open /proc interface")
 	}
-	return operation('S', err)
+	names, rows, _ := strings.Cut(string(text), "\n")
+	cpu := 0
+	for row := range strings.Lines(rows) {
+		b := fmt.Appendf(nil, "cpu=%-4d\t", cpu)
+		values := strings.Fields(row)
+		for i, name := range strings.Fields(names) {
+			if i < len(values) {
+				n, _ := strconv.ParseUint(values[i], 16, 32)
+				b = fmt.Appendf(b, "%s=%d ", name, n)
+			}
+		}
+		if err := s.print(b); err != nil {
+			return err
+		}
+		cpu++
+	}
+	return operation('S', refused)
 }

@@ -50,7 +50,7 @@ func (l *line) setNetwork(v, name string, t *conntrack.Tuple, has *conntrack.Tup
 	}
 	n, ok := digits(bits, 10, uint64(a.BitLen()))
 	if !ok {
-		return usage("Invalid netmask")
+		return usage("Invalid netmask `%s'", bits)
 	}
 	if int(n) == a.BitLen() {
 		return nil
@@ -61,7 +61,7 @@ func (l *line) setNetwork(v, name string, t *conntrack.Tuple, has *conntrack.Tup
 	}
 	mask, err := ones.Prefix(int(n))
 	if err != nil {
-		return usage("Invalid netmask")
+		return usage("Invalid netmask `%s'", bits)
 	}
 	setField(&l.mask, &l.maskHas, field, mask.Addr())
 	l.give("mask-" + name)
