@@ -53,7 +53,7 @@ func known(c *Case, w *world, v version, strict bool) *deviation {
 // deviations are those of CONNTRACK8, section 3, and those of old versions.
 var deviations = []deviation{
 	{reason: "-D -u does not look at what a flow has not", applies: func(l *line, _ *situation) bool {
-		return l.is("DE") && slices.ContainsFunc(l.values("status"), func(v string) bool {
+		return l.is("D") && slices.ContainsFunc(l.values("status"), func(v string) bool {
 			return strings.Contains(v, "!") || strings.Contains(v, "UNREPLIED") || hasPrefixWord(v, "UNSET")
 		})
 	}, check: deletesWhatItLists},
@@ -101,6 +101,9 @@ var deviations = []deviation{
 	{reason: "-U does not reach flows in zones", applies: func(l *line, s *situation) bool { return l.is("U") && s.w.zoned }},
 	{reason: "-G by the reply tuple never finds anything", applies: func(l *line, _ *situation) bool {
 		return l.is("G") && !(l.has("src") && l.has("dst"))
+	}},
+	{reason: "-G with ports of the reply alone fails otherwise", applies: func(l *line, _ *situation) bool {
+		return l.is("G") && l.has("reply-port-src", "reply-key-src") && !l.has("sport", "srckey")
 	}},
 	{reason: "-I -A of ICMP fail if an address comes after the protocol", applies: func(l *line, _ *situation) bool {
 		first := slices.IndexFunc(l.options, func(o option) bool { return strings.HasPrefix(o.name, "icmp") })

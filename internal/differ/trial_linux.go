@@ -222,12 +222,26 @@ func (t *trial) one(seed uint64) (*Result, error) {
 		r.Differences = r.Ref.differ(&r.Sub, c)
 		return r, nil
 	}
-	if r.Known.check == nil {
+	r.Differences = r.Sub.broken()
+	if r.Known.check == nil || len(r.Differences) > 0 {
 		return r, nil
 	}
 	var err error
 	r.Differences, err = r.Known.check(t, r)
 	return r, err
+}
+
+// broken tells what no program may do, whatever the reference does.
+func (o *outcome) broken() []string {
+	switch {
+	case o.code < 0 || o.code > 2:
+		return []string{fmt.Sprintf("exit code %d", o.code)}
+	case o.code == 2 && len(o.change) > 0:
+		return append([]string{"exit code 2, but the table has changed:"}, o.change...)
+	case o.code == 2 && o.stderr == "":
+		return []string{"exit code 2 without a word"}
+	}
+	return nil
 }
 
 // try runs the case on one side.
