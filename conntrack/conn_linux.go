@@ -101,12 +101,24 @@ func (c *conn) send(b []byte) error {
 // call. It does not wait: the kernel answers a request before the send of it
 // returns, and goes on with a dump as one receives. If nothing is there,
 // nothing will come: errNoAnswer.
-func (c *conn) receive(ctx context.Context) ([]byte, error) {
+func (c *conn) receive(ctx context.Context) ([]byte, error) { return c.next(ctx, 0) }
+
+// peek returns the datagram that receive would return, without taking it.
+func (c *conn) peek(ctx context.Context) ([]byte, error) { return c.next(ctx, unix.MSG_PEEK) }
+
+// skip takes the datagram that peek returned.
+func (c *conn) skip() error {
+	_, _, err := c.receiveOnce(0)
+	return c.closedError(err)
+}
+
+// next receives with flags. What comes from other processes is not for us.
+func (c *conn) next(ctx context.Context, flags int) ([]byte, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		n, from, err := c.receiveOnce(0)
+		n, from, err := c.receiveOnce(flags)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return nil, errNoAnswer
@@ -118,7 +130,12 @@ func (c *conn) receive(ctx context.Context) ([]byte, error) {
 		if sa, ok := from.(*unix.SockaddrNetlink); ok && sa.Pid == 0 {
 			return c.in[:n], nil
 		}
-		// Some process's, not the kernel's: not for us.
+		if flags&unix.MSG_PEEK == 0 {
+			continue
+		}
+		if err := c.skip(); err != nil {
+			return nil, err
+		}
 	}
 }
 

@@ -71,41 +71,33 @@ const (
 
 // CPUStats returns the counters of each possible CPU, by its number in rising
 // order. Needs CAP_NET_ADMIN.
-func (c *Client) CPUStats(ctx context.Context) (all []CPUStats, err error) {
-	err = c.cpuStats(ctx, "CPU statistics", msgGetStatsCPU, func(b []byte) error {
-		var s CPUStats
-		err := s.parse(b)
-		all = append(all, s)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return all, nil
+func (c *Client) CPUStats(ctx context.Context) ([]CPUStats, error) {
+	return cpuStats(ctx, c, "CPU statistics", msgGetStatsCPU, (*CPUStats).parse)
 }
 
 // ExpectCPUStats returns the counters of expectations of each possible CPU, by
 // its number in rising order. Needs CAP_NET_ADMIN.
-func (c *Client) ExpectCPUStats(ctx context.Context) (all []ExpectCPUStats, err error) {
-	err = c.cpuStats(ctx, "CPU statistics of expectations", msgExpGetStatsCPU, func(b []byte) error {
-		var s ExpectCPUStats
-		err := s.parse(b)
-		all = append(all, s)
-		return err
+func (c *Client) ExpectCPUStats(ctx context.Context) ([]ExpectCPUStats, error) {
+	return cpuStats(ctx, c, "CPU statistics of expectations", msgExpGetStatsCPU, (*ExpectCPUStats).parse)
+}
+
+// cpuStats asks for typ and returns what parse makes of the answers, one for
+// each CPU, which come with struct nfgenmsg.
+func cpuStats[T any](ctx context.Context, c *Client, op string, typ msgType, parse func(*T, []byte) error) (all []T, err error) {
+	err = c.with(op, func(s *conn) error {
+		s.request(typ, flagDump, FamilyBoth, versionPlain)
+		s.seal()
+		return s.roundTrip(ctx, op, "", func(_ header, b []byte) (bool, error) {
+			var v T
+			err := parse(&v, b)
+			all = append(all, v)
+			return false, err
+		})
 	})
 	if err != nil {
 		return nil, err
 	}
 	return all, nil
-}
-
-// cpuStats asks for typ and hands each answer, with struct nfgenmsg, to parse.
-func (c *Client) cpuStats(ctx context.Context, op string, typ msgType, parse func([]byte) error) error {
-	return c.with(op, func(s *conn) error {
-		s.request(typ, flagDump, FamilyBoth, versionPlain)
-		s.seal()
-		return s.roundTrip(ctx, op, "", func(_ header, b []byte) (bool, error) { return false, parse(b) })
-	})
 }
 
 // parse reads the answer to IPCTNL_MSG_CT_GET_STATS_CPU.

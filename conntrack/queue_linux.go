@@ -1,7 +1,6 @@
 package conntrack
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -139,35 +138,4 @@ func (q *eventQueue) next() ([]byte, error) {
 // wake ends the wait of fill, now or the next.
 func (q *eventQueue) wake() {
 	_ = q.nl.SetReadDeadline(time.Unix(1, 0)) // fails if it is closed, which wakes too
-}
-
-// peek returns the datagram of the kernel that receive would return, without
-// taking it.
-func (c *conn) peek(ctx context.Context) ([]byte, error) {
-	for {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		n, from, err := c.receiveOnce(unix.MSG_PEEK)
-		switch {
-		case errors.Is(err, unix.EAGAIN):
-			return nil, errNoAnswer
-		case err != nil:
-			return nil, c.closedError(err)
-		case n > len(c.in):
-			return nil, fmt.Errorf("datagram of %d bytes, room for %d", n, len(c.in))
-		}
-		if sa, ok := from.(*unix.SockaddrNetlink); ok && sa.Pid == 0 {
-			return c.in[:n], nil
-		}
-		if err := c.skip(); err != nil {
-			return nil, err
-		}
-	}
-}
-
-// skip takes the datagram that peek returned.
-func (c *conn) skip() error {
-	_, _, err := c.receiveOnce(0)
-	return c.closedError(err)
 }

@@ -1,6 +1,7 @@
 package personality
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -212,7 +213,7 @@ func FuzzParse(f *testing.F) {
 		if l == nil {
 			t.Fatal("no line")
 		}
-		if p, ok := err.(*problem); err != nil && (!ok || p.code < 1 || p.code > 2 || p.text == "") {
+		if p, ok := errors.AsType[*problem](err); err != nil && (!ok || p.code < 1 || p.code > 2 || p.text == "") {
 			t.Fatalf("%#v", err)
 		}
 		if err != nil {
