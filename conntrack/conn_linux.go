@@ -101,10 +101,10 @@ func (c *conn) send(b []byte) error {
 // call. It does not wait: the kernel answers a request before the send of it
 // returns, and goes on with a dump as one receives. If nothing is there,
 // nothing will come: errNoAnswer.
-func (c *conn) receive(ctx context.Context) ([]byte, error) { return c.next(ctx, 0) }
+func (c *conn) receive(ctx context.Context) ([]byte, error) { return c.receiveWith(ctx, 0) }
 
 // peek returns the datagram that receive would return, without taking it.
-func (c *conn) peek(ctx context.Context) ([]byte, error) { return c.next(ctx, unix.MSG_PEEK) }
+func (c *conn) peek(ctx context.Context) ([]byte, error) { return c.receiveWith(ctx, unix.MSG_PEEK) }
 
 // skip takes the datagram that peek returned.
 func (c *conn) skip() error {
@@ -112,8 +112,8 @@ func (c *conn) skip() error {
 	return c.closedError(err)
 }
 
-// next receives with flags. What comes from other processes is not for us.
-func (c *conn) next(ctx context.Context, flags int) ([]byte, error) {
+// receiveWith receives with flags. What comes from other processes is not for us.
+func (c *conn) receiveWith(ctx context.Context, flags int) ([]byte, error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, err
