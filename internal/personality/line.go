@@ -155,11 +155,15 @@ func commandName(letter byte) string {
 // setOption takes an option of the matrix, or of the protocol.
 func (l *line) setOption(f found, w *words) error {
 	o := f.option
-	if o.arg == optionalValue && !f.attached {
-		f.value, _ = w.optional()
-	}
-	if f.attached && f.value == "" && o.arg == optionalValue {
-		return usage("option `--%s' has an empty value: leave the = out to mean any", o.name)
+	if o.arg == optionalValue {
+		given := f.attached
+		if !given {
+			f.value, given = w.optional()
+		}
+		if given && f.value == "" {
+			// As of a variable that is not set: it must not mean any.
+			return usage("option `--%s' has an empty value: leave it out to mean any", o.name)
+		}
 	}
 	l.give(o.name)
 	return o.set(l, f.value)

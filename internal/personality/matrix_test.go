@@ -138,6 +138,13 @@ func TestParse(t *testing.T) {
 		{"-L -M a", ""},
 		{"-D expect -s 1.1.1.1 -d 2.2.2.2 -p tcp", "You need to supply the `--sport'"},
 	}
+	for _, option := range []string{"-s", "-d", "-r", "-q", "-p", "-t", "-u", "-m", "-i", "-f", "-n", "-g", "-w", "-l", "-o", "--dst-nat", "-j", "--mask-src",
+		"--orig-zone", "--reply-zone", "--labelmap", "-s=", "-e", "-b"} {
+		// What scripts make of a variable that is not set.
+		if l, err := parse([]string{"-D", option, ""}); err == nil && !slices.Equal(l.labels.names, []string{""}) {
+			t.Errorf("-D %s '' means something", option)
+		}
+	}
 	for _, tt := range tests {
 		_, err := parse(strings.Fields(tt.args))
 		switch {
