@@ -180,6 +180,9 @@ func (s *selection) matchMoved(f *conntrack.Flow) bool {
 // of either. A zone that is not there is 0.
 func (s *selection) matchZones(f *conntrack.Flow) bool {
 	l := s.line
+	if l.column() == colG {
+		return true // it was looked up there
+	}
 	return (!l.has("zone") || f.Zone == l.zone) &&
 		(!l.has("orig-zone") || f.OrigZone == l.zones[0]) &&
 		(!l.has("reply-zone") || f.ReplyZone == l.zones[1])
