@@ -11,7 +11,8 @@ import (
 // of the calling thread.
 type Config struct {
 	// NetNS is an open descriptor of a network namespace, such as of
-	// /run/netns/NAME. 0: that of the thread that calls Dial. Dial duplicates
+	// /run/netns/NAME. 0: that of the thread that calls Dial, or, where /proc is
+	// not mounted, that of each thread that calls the Client. Dial duplicates
 	// it; the caller may close it afterwards. Another namespace than the
 	// process's own needs CAP_SYS_ADMIN.
 	NetNS int

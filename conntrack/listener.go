@@ -202,6 +202,9 @@ func (l *Listener) next(ctx context.Context) (*Event, error) {
 		}
 		e, err := l.step(ctx)
 		if err != nil {
+			if l.sync != nil {
+				l.wanted.Store(true) // the listing is not lost with this sequence
+			}
 			l.endSync()
 			if ctx.Err() != nil || isAnswer(err) {
 				return nil, err

@@ -14,7 +14,7 @@ const threadNS = "/proc/thread-self/ns/net"
 
 // netNS is a handle of one network namespace, which it keeps alive.
 type netNS struct {
-	f        *os.File
+	f        *os.File // nil where no /proc tells: whichever the calling thread is in
 	dev, ino uint64
 }
 
@@ -25,6 +25,9 @@ func openNetNS(fd int) (*netNS, error) {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		f, err := os.Open(threadNS)
+		if errors.Is(err, os.ErrNotExist) {
+			return n, nil
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -44,7 +47,12 @@ func openNetNS(fd int) (*netNS, error) {
 	return n, nil
 }
 
-func (n *netNS) close() error { return n.f.Close() }
+func (n *netNS) close() error {
+	if n.f == nil {
+		return nil
+	}
+	return n.f.Close()
+}
 
 // dial opens a socket in the namespace. Only where the calling thread is in
 // another one does it need the right to change (CAP_SYS_ADMIN).
@@ -59,6 +67,9 @@ func (n *netNS) dial(rcvbuf int) (*conn, error) {
 
 // isCurrent tells whether the calling thread is in the namespace.
 func (n *netNS) isCurrent() bool {
+	if n.f == nil {
+		return true
+	}
 	var st unix.Stat_t
 	return unix.Stat(threadNS, &st) == nil && st.Dev == n.dev && st.Ino == n.ino
 }

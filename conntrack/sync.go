@@ -25,6 +25,7 @@ func (l *Listener) beginSync(ctx context.Context) (*Event, error) {
 	l.wanted.Store(false)
 	s, err := l.c.open(syncBuffer)
 	if err != nil {
+		l.wanted.Store(true)
 		return nil, err
 	}
 	l.sync = &syncing{s: s}

@@ -380,3 +380,51 @@ func TestCloseDuringListing(t *testing.T) {
 		t.Errorf("%d sockets are left", len(c.busy))
 	}
 }
+
+// A sequence that ends during a listing leaves the listing to the next one.
+func TestListingOutlivesSequence(t *testing.T) {
+	c := dialTest(t)
+	const flows = 3000
+	fill(t, c, flows)
+	for range 20 {
+		l, err := c.Listen(EventConfig{SyncAtStart: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Duration(rand.IntN(6000))*time.Microsecond, cancel)
+		p := NewPicture((*Flow).Merge)
+		synced := false
+		for e, err := range l.Events(ctx) {
+			if err != nil {
+				break
+			}
+			p.Apply(e)
+			synced = e.Kind == EventSynced
+		}
+		if !synced {
+			finishListing(t, l, p)
+		}
+		if p.Len() != flows {
+			t.Errorf("%d in the picture, want %d", p.Len(), flows)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// finishListing applies what comes until the listing is complete.
+func finishListing(t *testing.T, l *Listener, p *Picture[Flow]) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for e, err := range l.Events(ctx) {
+		if err != nil {
+			t.Fatalf("no listing came: %v", err)
+		}
+		if p.Apply(e); e.Kind == EventSynced {
+			return
+		}
+	}
+}

@@ -60,15 +60,20 @@ type Signal struct{ Number syscall.Signal }
 func (s Signal) Error() string { return s.Number.String() }
 
 // NotifySignals returns a context that SIGINT, SIGTERM and SIGHUP end, with a
-// Signal as its cause; a second signal ends the process. From then on writing
-// to a closed pipe is an error instead of the end of the process.
+// Signal as its cause; a second signal ends the process. What was ignored when
+// the process began, as under nohup(1), stays so. From then on writing to a
+// closed pipe is an error instead of the end of the process.
 //
 // It starts a goroutine, which stop ends.
 func NotifySignals(parent context.Context) (ctx context.Context, stop func()) {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, cancel := context.WithCancelCause(parent)
 	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			signal.Notify(c, s)
+		}
+	}
 	go func() {
 		select {
 		case s := <-c:

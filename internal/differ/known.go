@@ -54,7 +54,8 @@ func known(c *Case, w *world, v version, strict bool) *deviation {
 var deviations = []deviation{
 	{reason: "-D -u does not look at what a flow has not", applies: func(l *line, _ *situation) bool {
 		return l.is("D") && slices.ContainsFunc(l.values("status"), func(v string) bool {
-			return strings.Contains(v, "!") || strings.Contains(v, "UNREPLIED") || hasPrefixWord(v, "UNSET")
+			return strings.Contains(v, "!") || strings.Contains(v, "UNREPLIED") || hasPrefixWord(v, "UNSET") ||
+				hasPrefixWord(v, "SRC_NAT") || hasPrefixWord(v, "DST_NAT")
 		})
 	}, check: deletesWhatItLists},
 	{reason: "-n, -g, -j forget an IPv6 address", applies: func(l *line, _ *situation) bool {
@@ -155,6 +156,12 @@ var deviations = []deviation{
 	{reason: "-I -A -n, -g drop the port of SCTP and UDP-Lite", applies: func(l *line, _ *situation) bool {
 		return l.is("IA") && slices.Contains([]string{"sctp", "132", "0x84", "udplite", "136", "0x88"}, l.proto()) &&
 			slices.ContainsFunc(l.values("src-nat", "dst-nat"), func(v string) bool { return strings.Contains(v, ":80") })
+	}},
+	{reason: "-I -A -n, -g with ports of the reply but no address of it drop the ports", applies: func(l *line, _ *situation) bool {
+		return l.is("IA") && l.has("src-nat", "dst-nat") && l.has("reply-port-src", "reply-port-dst") && !l.has("reply-src", "reply-dst")
+	}},
+	{reason: "-n, -g, -j take port 0", applies: func(l *line, _ *situation) bool {
+		return slices.ContainsFunc(l.values("src-nat", "dst-nat", "any-nat"), func(v string) bool { return strings.HasSuffix(v, ":0") })
 	}},
 	{reason: "-L -u with some that are to be set and some that are not", applies: func(l *line, _ *situation) bool {
 		u := strings.Join(l.values("status"), ",")

@@ -13,7 +13,7 @@ import (
 func (s *session) update(l *line) error {
 	c, err := s.dial()
 	if err != nil {
-		return operation('U', err)
+		return err
 	}
 	u := change{s: s, client: c, line: l}
 	s.mute = s.begin(&l.out, documentConntrack)
@@ -102,8 +102,9 @@ func (u *change) to(f *conntrack.Flow) (to *conntrack.Flow, changed bool) {
 	}
 	if l.has("label-add") || l.has("label-del") && f.Has&conntrack.AttrLabels != 0 {
 		to.Labels = u.labels(f.Labels)
-		// Like conntrack(8), count a flow that has the labels and others, too.
-		set(conntrack.AttrLabels, to.Labels != f.Labels || l.has("label-add") && l.labelsAdded.bits != f.Labels)
+		// Like conntrack(8), count a flow that has, or has not, the labels already.
+		named := l.has("label-add") || len(l.labelsDeleted.names) > 0
+		set(conntrack.AttrLabels, named || to.Labels != f.Labels)
 	}
 	u.state(f, to, set)
 	return to, changed
@@ -181,7 +182,7 @@ func (s *session) create(l *line) error {
 	}
 	c, err := s.dial()
 	if err != nil {
-		return operation(letter, err)
+		return err
 	}
 	if err := c.Put(s.ctx, f, t, letter == 'I'); err != nil {
 		return operation(letter, err)
@@ -221,12 +222,22 @@ func (l *line) flow() (*conntrack.Flow, conntrack.Translation, error) {
 	}
 	l.protocolState(f)
 	if l.dstNAT != nil {
-		t.Dst, t.DstPort = l.dstNAT.addr, l.dstNAT.port
+		t.Dst, t.DstPort = l.dstNAT.addr, l.translatedPort(l.dstNAT.port, conntrack.FieldSrcPort, l.reply.SrcPort, l.orig.DstPort)
 	}
 	if l.srcNAT != nil {
-		t.Src, t.SrcPort = l.srcNAT.addr, l.srcNAT.port
+		t.Src, t.SrcPort = l.srcNAT.addr, l.translatedPort(l.srcNAT.port, conntrack.FieldDstPort, l.reply.DstPort, l.orig.SrcPort)
 	}
 	return f, t, nil
+}
+
+// translatedPort returns the port of a translation: the one given with it, else
+// that of the reply if it is another. -o save writes translations in two places,
+// and without the second a connection that is restored would lose its port.
+func (l *line) translatedPort(given uint16, field conntrack.TupleFields, reply, orig uint16) uint16 {
+	if given == 0 && l.orig.HasPorts() && l.replyHas&field != 0 && reply != orig {
+		return reply
+	}
+	return given
 }
 
 // protocolState sets the state that a new flow has.

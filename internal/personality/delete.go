@@ -1,8 +1,8 @@
 package personality
 
 import (
+	"context"
 	"errors"
-	"syscall"
 
 	"flowcut/conntrack"
 	"flowcut/internal/conntrack8"
@@ -22,9 +22,12 @@ const (
 // that changes misses some.
 func (s *session) delete(l *line) error {
 	sel := l.selection()
+	if l.has("status") && l.status.set|l.status.clear == 0 && !l.status.unset {
+		return failure("Operation failed: invalid parameters") // -u SRC_NAT says nothing
+	}
 	c, err := s.dial()
 	if err != nil {
-		return operation('D', err)
+		return err
 	}
 	s.mute = s.begin(&l.out, documentConntrack)
 	d := deletion{s: s, client: c, line: l}
@@ -81,7 +84,9 @@ func (d *deletion) deleteAll() error {
 		d.keys = append(d.keys, d.flows[i].Key())
 	}
 	gone := make([]bool, len(d.flows))
-	deleted, err := d.client.Delete(d.s.ctx, d.keys, func(i int) { gone[i] = true })
+	// All of a batch, also when a signal comes: what is deleted is to be shown.
+	ctx := context.WithoutCancel(d.s.ctx)
+	deleted, err := d.client.Delete(ctx, d.keys, func(i int) { gone[i] = true })
 	d.s.shown += deleted
 	for i := range d.flows {
 		if err == nil && !gone[i] && !d.quiet {
@@ -98,10 +103,10 @@ func (s *session) flush(l *line) error {
 	defer s.message("connection tracking table has been emptied.")
 	c, err := s.dial()
 	if err != nil {
-		return operation('F', err)
+		return err
 	}
 	err = c.Flush(s.ctx, l.family)
-	if l.family != conntrack.FamilyBoth && (errors.Is(err, conntrack.ErrNotSupported) || errors.Is(err, syscall.EPERM)) {
+	if l.family != conntrack.FamilyBoth && err != nil {
 		err = s.flushFamily(c, l)
 	}
 	return operation('F', err)

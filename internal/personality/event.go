@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/signal"
 	"syscall"
 	"time"
 
@@ -17,6 +18,10 @@ Please, check --buffer-size in conntrack(8) manpage.
 
 // events is -E, on flows and on expectations. It goes on until a signal.
 func (s *session) events(l *line) error {
+	// Also where the shell has it ignored, as in the background of a script.
+	ctx, stop := signal.NotifyContext(s.ctx, syscall.SIGINT)
+	defer stop()
+	s.ctx = ctx
 	sel := l.selection()
 	e := eventPrinter{s: s, line: l, selection: sel}
 	listener, err := s.listen(l, e.idle)
@@ -48,7 +53,7 @@ func (s *session) listen(l *line, idle func() error) (*conntrack.Listener, error
 	}
 	c, err := s.dial()
 	if err != nil {
-		return nil, operation('E', err)
+		return nil, err
 	}
 	listener, err := c.Listen(cfg)
 	if errors.Is(err, os.ErrPermission) {

@@ -11,7 +11,7 @@ import (
 func (s *session) listExpectations(l *line) error {
 	c, err := s.dial()
 	if err != nil {
-		return operation('l', err)
+		return err
 	}
 	if err := s.begin(&l.out, documentExpect); err != nil {
 		return err
@@ -32,7 +32,7 @@ func (s *session) listExpectations(l *line) error {
 func (s *session) getExpectation(l *line) error {
 	c, err := s.dial()
 	if err != nil {
-		return operation('g', err)
+		return err
 	}
 	e, err := c.GetExpectation(s.ctx, l.orig, 0)
 	if err != nil {
@@ -47,7 +47,7 @@ func (s *session) getExpectation(l *line) error {
 func (s *session) deleteExpectation(l *line) error {
 	c, err := s.dial()
 	if err != nil {
-		return operation('d', err)
+		return err
 	}
 	deleted, err := c.DeleteExpectations(s.ctx, []conntrack.ExpectationKey{{Tuple: l.orig}}, nil)
 	if err == nil && deleted == 0 {
@@ -63,7 +63,7 @@ func (s *session) deleteExpectation(l *line) error {
 func (s *session) createExpectation(l *line) error {
 	c, err := s.dial()
 	if err != nil {
-		return operation('i', err)
+		return err
 	}
 	e := &conntrack.Expectation{Master: l.orig, Tuple: l.expected, Mask: l.mask, Timeout: l.timeout}
 	e.Tuple.Proto, e.Mask.Proto = l.orig.Proto, l.orig.Proto
@@ -75,7 +75,7 @@ func (s *session) flushExpectations(*line) error {
 	defer s.message("expectation table has been emptied.")
 	c, err := s.dial()
 	if err != nil {
-		return operation('f', err)
+		return err
 	}
 	return operation('f', c.FlushExpectations(s.ctx))
 }

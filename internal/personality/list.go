@@ -24,12 +24,12 @@ func (s *session) list(l *line) error {
 			}
 		}
 	}
-	if l.has("status") && l.status == (statusBits{}) && l.table == tableConntrack {
+	if l.has("status") && l.status.set|l.status.clear == 0 && l.table == tableConntrack {
 		return failure("Operation failed: invalid parameters") // as the kernel says of UNSET
 	}
 	c, err := s.dial()
 	if err != nil {
-		return operation('L', err)
+		return err
 	}
 	if err := s.begin(&l.out, documentConntrack); err != nil {
 		return err
@@ -67,7 +67,7 @@ func (s *session) get(l *line) error {
 	sel := l.selection()
 	c, err := s.dial()
 	if err != nil {
-		return operation('G', err)
+		return err
 	}
 	f, err := c.Get(s.ctx, l.wanted(), l.zone)
 	if err != nil {

@@ -2,6 +2,7 @@ package personality
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -19,14 +20,17 @@ const (
 // load is -R: a file of command lines, which are all read before any is run.
 // The first that the kernel refuses ends it.
 func (s *session) load(path string) error {
-	in := s.config.Stdin
+	var in io.Reader = patient{ctx: s.ctx, read: s.config.Stdin.Read}
 	if path != "-" {
-		f, err := os.Open(path)
+		f, err := within(s.ctx, 0, func() (*os.File, error) { return os.Open(path) }) // waits if it is a FIFO
+		if s.ctx.Err() != nil {
+			return err
+		}
 		if err != nil {
 			return usage("Failed to open file %s for reading", path)
 		}
 		defer func() { _ = f.Close() }() // it was only read
-		in = f
+		in = patient{ctx: s.ctx, read: f.Read}
 	}
 	lines, err := s.readLines(in)
 	if err != nil {
@@ -46,6 +50,7 @@ func (s *session) readLines(in io.Reader) ([]*line, error) {
 	var lines []*line
 	sc := bufio.NewScanner(in)
 	sc.Buffer(nil, maxLineBytes+1)
+	sc.Split(scanLines)
 	n := 0
 	for sc.Scan() {
 		n++
@@ -61,10 +66,24 @@ func (s *session) readLines(in io.Reader) ([]*line, error) {
 	}
 	if err := sc.Err(); errors.Is(err, bufio.ErrTooLong) {
 		return nil, usage("line %d is longer than %d bytes", n+1, maxLineBytes)
+	} else if err != nil && s.ctx.Err() != nil {
+		return nil, err
 	} else if err != nil {
 		return nil, usage("read line %d: %s", n+1, cause(err))
 	}
 	return lines, nil
+}
+
+// scanLines is bufio.ScanLines, but for a carriage return, which is of the last
+// word: a file from elsewhere is not to be half understood.
+func scanLines(data []byte, atEOF bool) (advance int, token []byte, err error) {
+	if i := bytes.IndexByte(data, '\n'); i >= 0 {
+		return i + 1, data[:i], nil
+	}
+	if atEOF && len(data) > 0 {
+		return len(data), data, nil
+	}
+	return 0, nil, nil
 }
 
 // readLine parses one line.

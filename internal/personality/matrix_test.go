@@ -123,6 +123,8 @@ func TestParse(t *testing.T) {
 		{"-L -j -g", "cannot specify `--src-nat' or `--dst-nat' with `--any-nat'"},
 		{"-L -u assured,!seen", ""},
 		{"-L -u ,", "Bad parameter"},
+		{"-D -u !UNSET", "Bad parameter `!UNSET'"},
+		{"-D -g 1.2.3.4:0", "Invalid port `0'"},
 		{"-L -u bogus", "Bad parameter `bogus'"},
 		{"-E -e new,DEST", ""},
 		{"-E -e d", ""},

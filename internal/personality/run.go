@@ -40,7 +40,7 @@ type Config struct {
 // failed or nothing found, 2 wrong usage, with nothing changed. A signal ends
 // -E with 0; other commands it ends early, and the caller knows the code.
 func Run(ctx context.Context, c Config) int {
-	s := &session{ctx: ctx, config: c, out: bufio.NewWriterSize(c.Stdout, 64<<10)}
+	s := &session{ctx: ctx, config: c, out: bufio.NewWriterSize(patient{ctx: ctx, write: c.Stdout.Write}, 64<<10)}
 	err := s.run()
 	if ended := s.end(); err == nil {
 		err = ended
@@ -148,8 +148,11 @@ func (s *session) dial() (*conntrack.Client, error) {
 		return s.client, nil
 	}
 	c, err := conntrack.Dial(conntrack.Config{})
+	if err != nil {
+		return nil, failure("Can't open netlink socket: %v", err)
+	}
 	s.client = c
-	return c, err
+	return c, nil
 }
 
 // say prints words on the standard error.
@@ -176,7 +179,7 @@ func (s *session) report(err error) int {
 	case err == nil, errors.Is(err, syscall.EPIPE):
 		return 0
 	case s.ctx.Err() != nil:
-		return 1
+		return 1 // the signal says enough
 	case !ok:
 		p = &problem{1, cause(err)}
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"flowcut/conntrack"
+	"flowcut/internal/lab/labtest"
 	"flowcut/internal/netns"
 )
 
@@ -244,5 +245,110 @@ func fill(t *testing.T, c *conntrack.Client, flows, shortLived int) {
 	})
 	if err != nil || made != flows {
 		t.Fatalf("%d made: %v", made, err)
+	}
+}
+
+// What -o save writes is restored as it was, also where NAT has changed ports of
+// both ends.
+func TestSaveAndRestore(t *testing.T) {
+	tt := newTable(t)
+	tt.run(t.Context(), `-F
+-I -t 900 -u SEEN_REPLY -s 10.9.0.2 -d 10.9.0.1 -g 10.8.0.2:80 -n 10.8.0.1:1024 -p tcp --sport 60290 --dport 8080 --state ESTABLISHED
+-I -t 900 -s 10.9.0.3 -d 10.9.0.1 -g 10.8.0.2:80 -p udp --sport 60290 --dport 8080
+-I -t 900 -s 10.9.0.4 -d 10.9.0.1 -n 10.8.0.2:80 -p udp --sport 60290 --dport 8080
+-I -t 900 -s 10.9.0.5 -d 10.9.0.1 -g 10.8.0.2 -n 10.8.0.1 -p icmp --icmp-type 8 --icmp-code 0 --icmp-id 9
+-I -t 900 -s 10.9.0.6 -d 10.9.0.1 -g 10.8.0.2 -n 10.8.0.1 -p gre --srckey 1 --dstkey 2
+-I -t 900 -s fd00::1 -d fd00::2 -g fd00::3 -n fd00::4 -p sctp --sport 1 --dport 2 --state ESTABLISHED --orig-vtag 1 --reply-vtag 70000
+-I -t 900 -s 10.9.0.7 -d 10.9.0.1 -p 50 -w 7
+`, "-R", "-")
+	tuples := func() []string {
+		var out []string
+		for f, err := range tt.client.Dump(t.Context(), conntrack.Filter{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, f.Orig.String()+" "+f.Reply.String()+" "+f.Status.String()+" "+itoa(int(f.Zone))+" "+itoa(int(f.SCTP.ReplyVTag)))
+		}
+		slices.Sort(out)
+		return out
+	}
+	before := tuples()
+	if len(before) != 7 || !strings.Contains(strings.Join(before, "\n"), "10.8.0.2:80 -> 10.8.0.1:1024") {
+		t.Fatalf("%q", before)
+	}
+	_, saved, _ := tt.run(t.Context(), "", "-L", "-o", "save")
+	tt.run(t.Context(), "", "-F")
+	if code, _, errs := tt.run(t.Context(), saved, "-R", "-"); code != 0 {
+		t.Fatal(errs)
+	}
+	if after := tuples(); !slices.Equal(before, after) {
+		t.Errorf("before\n%s\nafter\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
+	}
+}
+
+// Lines that nearly are what they seem, and words that say nothing, delete
+// nothing.
+func TestDeletesNothing(t *testing.T) {
+	tt := newTable(t)
+	before := tt.keys(t)
+	for _, c := range []struct {
+		stdin string
+		args  []string
+		code  int
+	}{
+		{"-F\r\n", []string{"-R", "-"}, 2},
+		{"-D\r\n", []string{"-R", "-"}, 2},
+		{"-D\n-L", []string{"-R", "-"}, 2},
+		{"-D\n-D -l none", []string{"-R", "-"}, 2},
+		{"", []string{"-D", "-u", "SRC_NAT"}, 1},
+		{"", []string{"-D", "-u", "!DST_NAT"}, 1},
+		{"", []string{"-D", "-u", "!UNSET"}, 2},
+		{"", []string{"-D", "-g", ""}, 2},
+		{"", []string{"-D", "-g", "2.2.2.2:0"}, 2},
+		{"", []string{"-D", "-g", "2.2.2.2"}, 1},
+		{"", []string{"-D", "-j", "fd00::1"}, 1},
+		{"", []string{"-D", "-t", "1"}, 1},
+	} {
+		if code, _, errs := tt.run(t.Context(), c.stdin, c.args...); code != c.code {
+			t.Errorf("%q: code %d, want %d: %s", c.args, code, c.code, errs)
+		}
+	}
+	if after := tt.keys(t); !slices.Equal(before, after) {
+		t.Errorf("before\n%s\nafter\n%s", before, after)
+	}
+}
+
+// A signal ends what waits for its input or for the reader of its output.
+func TestSignalEndsWaiting(t *testing.T) {
+	tt := newTable(t)
+	fill(t, tt.client, 5000, 1)
+	program := build(t)
+	for _, args := range []string{"-L", "-D", "-R -", "-E -b 65536"} {
+		in, stuck, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		defer stuck.Close()
+		cmd := exec.Command(program, append([]string{"conntrack"}, strings.Fields(args)...)...)
+		cmd.Stdin, cmd.Stdout = in, stuck // a pipe that nobody reads, and that nothing comes from
+		if err := tt.ns.Do(cmd.Start); err != nil {
+			t.Fatal(err)
+		}
+		labtest.Until(t, "it waits", func() bool {
+			b, err := os.ReadFile("/proc/" + itoa(cmd.Process.Pid) + "/wchan")
+			return err == nil && len(b) > 1
+		})
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		kill := time.AfterFunc(5*time.Second, func() { _ = cmd.Process.Kill() })
+		err = cmd.Wait()
+		if !kill.Stop() {
+			t.Errorf("%s: goes on: %v", args, err)
+		}
+		if code := cmd.ProcessState.ExitCode(); code != 130 && code != 0 {
+			t.Errorf("%s: code %d", args, code)
+		}
 	}
 }

@@ -47,7 +47,7 @@ func (l *line) selection() *selection {
 	if !s.asValues {
 		if l.has("status") {
 			sel.Status = selector.Statuses{Set: true, Bits: l.status.set, Clear: l.status.clear}
-			if l.status == (statusBits{}) {
+			if l.status.set|l.status.clear == 0 {
 				sel.Status.Clear = savedStatus
 			}
 		}

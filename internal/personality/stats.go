@@ -15,7 +15,7 @@ const countFile = "/proc/sys/net/netfilter/nf_conntrack_count"
 func (s *session) count(*line) error {
 	c, err := s.dial()
 	if err != nil {
-		return operation('C', err)
+		return err
 	}
 	n, err := c.Count(s.ctx)
 	if errors.Is(err, os.ErrPermission) {
@@ -35,7 +35,7 @@ func (s *session) count(*line) error {
 func (s *session) countExpectations(l *line) error {
 	c, err := s.dial()
 	if err != nil {
-		return operation('c', err)
+		return err
 	}
 	n := 0
 	for _, err := range c.DumpExpectations(s.ctx, l.family) {
@@ -51,7 +51,7 @@ func (s *session) countExpectations(l *line) error {
 func (s *session) stats(*line) error {
 	c, err := s.dial()
 	if err != nil {
-		return operation('S', err)
+		return err
 	}
 	all, err := c.CPUStats(s.ctx)
 	if err != nil {
@@ -70,7 +70,7 @@ func (s *session) stats(*line) error {
 func (s *session) expectationStats(*line) error {
 	c, err := s.dial()
 	if err != nil {
-		return operation('s', err)
+		return err
 	}
 	all, err := c.ExpectCPUStats(s.ctx)
 	if err != nil {

@@ -114,7 +114,7 @@ func (l *line) setTarget(v, name string, to **target) error {
 			return usage("No port specified after `:'")
 		}
 		n, ok := digits(port, 10, 1<<16-1)
-		if !ok {
+		if !ok || n == 0 {
 			return usage("Invalid port `%s'", port)
 		}
 		t.port = uint16(n)
@@ -188,7 +188,10 @@ var statusWords = [...]meaning[conntrack.Status]{
 }
 
 // statusBits is what -u takes: bits that are set, and bits that are not.
-type statusBits struct{ set, clear conntrack.Status }
+type statusBits struct {
+	set, clear conntrack.Status
+	unset      bool // UNSET was among the words: no bit, if no other word says more
+}
 
 // add reads a list of words, each with a ! in front for bits that are not set.
 func (s *statusBits) add(l *line, v string) error {
@@ -199,9 +202,11 @@ func (s *statusBits) add(l *line, v string) error {
 			continue
 		}
 		bits, ok := prefixed(l, statusWords[:], word)
-		if !ok {
+		isUnset := bits == 0 && begins("UNSET", word)
+		if !ok || isUnset && negated {
 			return usage("Bad parameter `%s'", item)
 		}
+		s.unset = s.unset || isUnset
 		if negated {
 			s.clear |= bits
 		} else {
