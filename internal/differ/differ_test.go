@@ -78,7 +78,7 @@ func build(t *testing.T) string {
 func TestReferenceAgainstItself(t *testing.T) {
 	rep := compare(t, Options{
 		Programs: Programs{Reference: *referenceFlag, Subject: *referenceFlag},
-		Seed:     *seedFlag, Count: min(*countFlag, 600), Strict: true,
+		Seed:     *seedFlag, Count: min(*countFlag, 256), Strict: true,
 		Each: func(r *Result) {
 			if len(r.Differences) > 0 {
 				t.Errorf("%v", r)
