@@ -51,10 +51,8 @@ func newEventQueue(s *conn, rcvbuf int, groups []uint32) (*eventQueue, error) {
 	if err := s.setRecvBuffer(rcvbuf, true); err != nil {
 		return nil, fmt.Errorf("set receive buffer of %d bytes: %w", rcvbuf, err)
 	}
-	for _, g := range groups {
-		if err := s.nl.JoinGroup(g); err != nil {
-			return nil, fmt.Errorf("join group %d: %w", g, err)
-		}
+	if err := s.join(groups); err != nil {
+		return nil, fmt.Errorf("join groups %d: %w", groups, err)
 	}
 	q := &eventQueue{conn: s, room: make([]byte, queueBatch*queueRoom)}
 	for i := range q.msgs {
@@ -66,6 +64,27 @@ func newEventQueue(s *conn, rcvbuf int, groups []uint32) (*eventQueue, error) {
 	}
 	q.read = q.receiveBatch
 	return q, nil
+}
+
+// join makes the socket a member of groups, of all at one moment: what happens
+// in between would else be heard in part.
+func (c *conn) join(groups []uint32) error {
+	to := &unix.SockaddrNetlink{Family: unix.AF_NETLINK}
+	for _, g := range groups {
+		to.Groups |= 1 << (g - 1)
+	}
+	var err error
+	cerr := c.raw.Control(func(fd uintptr) {
+		var sa unix.Sockaddr
+		if sa, err = unix.Getsockname(int(fd)); err != nil {
+			return
+		}
+		if own, ok := sa.(*unix.SockaddrNetlink); ok {
+			to.Pid = own.Pid
+		}
+		err = unix.Bind(int(fd), to)
+	})
+	return errors.Join(err, cerr)
 }
 
 // fill receives datagrams for next, at least one. If there are none it waits

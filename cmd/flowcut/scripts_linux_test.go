@@ -146,7 +146,7 @@ var volatile = []struct{ what, with string }{
 	{` (4\d\d|500|29\d|300|9\d|100) `, " T "},
 	{`\buse=\d+`, "use=N"},
 	{`\bid=\d{5,}`, "id=N"},
-	{`Illegal option.*|unknown option.*|Cannot use command.*`, "USAGE"},
+	{`(line \d+: )?(Illegal option.*|unknown option.*|Cannot use command.*)`, "USAGE"},
 }
 
 // normal takes out what differs between runs, and the order of lines.

@@ -21,9 +21,7 @@ func (s *session) events(l *line) error {
 	// Also where the shell has it ignored, as in the background of a script.
 	ctx, stop := signal.NotifyContext(s.ctx, syscall.SIGINT)
 	defer stop()
-	s.ctx = ctx
-	sel := l.selection()
-	e := eventPrinter{s: s, line: l, selection: sel}
+	e := eventPrinter{s: s, ctx: ctx, line: l, selection: l.selection()}
 	listener, err := s.listen(l, e.idle)
 	if err != nil {
 		return err
@@ -78,6 +76,7 @@ func (l *line) room() int {
 // eventPrinter prints the events of one run of -E.
 type eventPrinter struct {
 	s         *session
+	ctx       context.Context // until a signal
 	line      *line
 	selection *selection
 	programs  programs
@@ -93,8 +92,8 @@ var errNoMore = errors.New("no more events")
 // printAll prints events until a signal comes, and then those that had happened
 // before.
 func (p *eventPrinter) printAll(l *conntrack.Listener) error {
-	err := p.printSome(p.s.ctx, l)
-	if p.s.ctx.Err() == nil {
+	err := p.printSome(p.ctx, l)
+	if p.ctx.Err() == nil {
 		return err
 	}
 	p.last = true
