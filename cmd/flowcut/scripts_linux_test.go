@@ -63,7 +63,7 @@ var scriptsInTheWild = []struct{ name, text string }{
 	{"restore, quoted", `printf '# comment\n\n\t-D -s "10.5.0.1"  -p 50\nconntrack -D -d 10.0.0.3 -w 7\n' >f; conntrack -R f; conntrack --load-file f; echo $?; conntrack -C`},
 	{"restore, bad line", `printf -- '-F\n-L\n' >f; conntrack -R f; echo $?; conntrack -C`},
 	{"update and get", `conntrack -U -p tcp -s 203.0.113.2 -t 300; conntrack -G -s 203.0.113.2 -d 203.0.113.1 -p tcp --sport 40001 --dport 5201`},
-	{"create, again", `c='-s 1.1.1.1 -d 2.2.2.2 -p udp --sport 1 --dport 2 -t 100'; conntrack -I $c; conntrack -I $c; echo $?; conntrack -D $c; conntrack -D -s 1.1.1.1 -p udp`},
+	{"create, again", `c='-s 1.1.1.1 -d 2.2.2.2 -p udp --sport 1 --dport 2'; conntrack -I $c -t 100; conntrack -I $c -t 100; echo $?; conntrack -D $c; conntrack -D -s 1.1.1.1 -p udp`},
 	{"stray words", `conntrack please -D -p udp these --dport 53 now`},
 	{"abbreviations", `conntrack --del --proto udp --orig-port-d 53; conntrack --count`},
 	{"statistics", `conntrack -S | awk -F'\t' '{print $1}'; conntrack -S | grep -c 'drop=[0-9]* early_drop='`},

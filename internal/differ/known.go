@@ -103,8 +103,8 @@ var deviations = []deviation{
 	{reason: "-G by the reply tuple never finds anything", applies: func(l *line, _ *situation) bool {
 		return l.is("G") && !(l.has("src") && l.has("dst"))
 	}},
-	{reason: "-G with ports of the reply alone fails otherwise", applies: func(l *line, _ *situation) bool {
-		return l.is("G") && l.has("reply-port-src", "reply-key-src") && !l.has("sport", "srckey")
+	{reason: "-G with ports of the reply but no address of it fails, whatever the rest", applies: func(l *line, _ *situation) bool {
+		return l.is("G") && l.has("reply-port-src", "reply-port-dst", "reply-key-src", "reply-key-dst") && !(l.has("reply-src") && l.has("reply-dst"))
 	}},
 	{reason: "-I -A of ICMP fail if an address comes after the protocol", applies: func(l *line, _ *situation) bool {
 		first := slices.IndexFunc(l.options, func(o option) bool { return strings.HasPrefix(o.name, "icmp") })
