@@ -160,6 +160,9 @@ var deviations = []deviation{
 	{reason: "-I -A -n, -g with ports of the reply but no address of it drop the ports", applies: func(l *line, _ *situation) bool {
 		return l.is("IA") && l.has("src-nat", "dst-nat") && l.has("reply-port-src", "reply-port-dst") && !l.has("reply-src", "reply-dst")
 	}},
+	{reason: "-I -A -n, -g by the reply tuple meet themselves, and the kernel draws a port", unsteady: true, applies: func(l *line, _ *situation) bool {
+		return l.is("IA") && l.has("src-nat", "dst-nat") && !l.has("src")
+	}},
 	{reason: "-n, -g, -j take port 0", applies: func(l *line, _ *situation) bool {
 		return slices.ContainsFunc(l.values("src-nat", "dst-nat", "any-nat"), func(v string) bool { return strings.HasSuffix(v, ":0") })
 	}},

@@ -274,7 +274,7 @@ func (l *line) tuples() (orig, reply conntrack.Tuple, err error) {
 	reply.Src, reply.Dst = l.reply.Src, l.reply.Dst
 	if l.needsReplyPorts() {
 		if l.replyHas&ports == 0 {
-			return orig, reply, failure("Operation failed: invalid parameters")
+			return orig, reply, operation(l.command.short, syscall.EINVAL) // as the kernel says of half a tuple
 		}
 		reply.SrcPort, reply.DstPort = l.reply.SrcPort, l.reply.DstPort
 	}
