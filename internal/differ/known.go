@@ -128,6 +128,10 @@ var deviations = []deviation{
 	{reason: "-s A/ is a mask of no bits", applies: func(l *line, _ *situation) bool {
 		return slices.ContainsFunc(l.values("src", "dst", "tuple-src", "tuple-dst"), func(v string) bool { return strings.HasSuffix(v, "/") })
 	}},
+	{reason: "-U -p tcp makes flows liberal whose handshake was seen", applies: func(l *line, _ *situation) bool {
+		return l.is("U") && slices.Contains([]string{"tcp", "6", "0x6", "06"}, l.proto()) &&
+			(!l.oneFlow() || slices.ContainsFunc(l.values("src", "reply-dst"), func(v string) bool { return v == "127.0.0.1" || v == "::1" }))
+	}},
 	{reason: "-U -n, -g IP asks for translation and is refused", applies: func(l *line, _ *situation) bool {
 		return l.is("U") && slices.ContainsFunc(l.values("src-nat", "dst-nat"), func(v string) bool { return v != "" })
 	}},
