@@ -82,7 +82,8 @@ var deviations = []deviation{
 		return s.c.loads() && len(s.lines) > 1 && l.has("label-add", "label-del", "label")
 	}},
 	{reason: "keys, tags, secmark are not compared", applies: func(l *line, _ *situation) bool {
-		return l.is("LDUE") && l.has("srckey", "dstkey", "reply-key-src", "reply-key-dst", "orig-vtag", "reply-vtag", "secmark")
+		return l.is("LDUE") && l.has("srckey", "dstkey", "reply-key-src", "reply-key-dst", "secmark") ||
+			l.is("LDUEG") && l.has("orig-vtag", "reply-vtag")
 	}},
 	{reason: "-D -t deletes all", applies: func(l *line, _ *situation) bool { return l.is("D") && l.has("timeout") }},
 	{reason: "-U and -G know no zone, -D no -j", applies: func(l *line, _ *situation) bool {
