@@ -12,6 +12,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/cut"
+	"flowcut/internal/personality"
 	"flowcut/internal/self"
 	"flowcut/selector"
 )
@@ -65,7 +66,7 @@ changed.`,
 	ns := addNetNS(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		sel.NFT = ns.readSet
-		s, err := unlessEnded(cmd.Context(), func() (selector.Selector, error) { return sel.Selector(cmd.InOrStdin()) })
+		s, err := personality.Within(cmd.Context(), 0, func() (selector.Selector, error) { return sel.Selector(cmd.InOrStdin()) })
 		if err != nil {
 			return err
 		}
@@ -74,7 +75,7 @@ changed.`,
 		}
 		o := f.options(s, start)
 		spared := func() ([]selector.Selector, error) { return f.spare.selectors(ns.readSet) }
-		if o.Except, err = unlessEnded(cmd.Context(), spared); err != nil {
+		if o.Except, err = personality.Within(cmd.Context(), 0, spared); err != nil {
 			return err
 		}
 		// All sockets are opened by one thread, without a wait for another.

@@ -175,25 +175,3 @@ func describe(err error) (what, hint string) {
 	}
 	return what, hint
 }
-
-// unlessEnded returns what f does, or the cause when the context ends before:
-// lists may be read from a pipe or a terminal, where nothing comes. What f waits
-// for is left to the end of the process.
-func unlessEnded[T any](ctx context.Context, f func() (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		v, err := f()
-		done <- result{v, err}
-	}()
-	select {
-	case r := <-done:
-		return r.value, r.err
-	case <-ctx.Done():
-		var none T
-		return none, context.Cause(ctx)
-	}
-}

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"flowcut/conntrack"
+	"flowcut/internal/personality"
 	"flowcut/selector"
 )
 
@@ -36,7 +37,7 @@ both from before the flow began.`,
 	ns := addNetNS(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		sel.NFT = ns.readSet
-		s, err := unlessEnded(cmd.Context(), func() (selector.Selector, error) { return sel.Selector(cmd.InOrStdin()) })
+		s, err := personality.Within(cmd.Context(), 0, func() (selector.Selector, error) { return sel.Selector(cmd.InOrStdin()) })
 		if err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ const (
 func (s *session) load(path string) error {
 	var in io.Reader = patient{ctx: s.ctx, read: s.config.Stdin.Read}
 	if path != "-" {
-		f, err := within(s.ctx, 0, func() (*os.File, error) { return os.Open(path) }) // waits if it is a FIFO
+		f, err := Within(s.ctx, 0, func() (*os.File, error) { return os.Open(path) }) // waits if it is a FIFO
 		if s.ctx.Err() != nil {
 			return err
 		}

@@ -18,16 +18,18 @@ type patient struct {
 }
 
 func (p patient) Read(b []byte) (int, error) {
-	return within(p.ctx, 0, func() (int, error) { return p.read(b) })
+	return Within(p.ctx, 0, func() (int, error) { return p.read(b) })
 }
 
 func (p patient) Write(b []byte) (int, error) {
-	return within(p.ctx, patience, func() (int, error) { return p.write(b) })
+	return Within(p.ctx, patience, func() (int, error) { return p.write(b) })
 }
 
-// within returns what f does, or the context's error if that ends before and
-// f takes longer than grace from then on.
-func within[T any](ctx context.Context, grace time.Duration, f func() (T, error)) (T, error) {
+// Within returns what f does, or the context's cause if that ends before and f
+// takes longer than grace from then on: reads and writes may wait for a pipe or
+// a terminal where nothing comes. What f waits for is left to the end of the
+// process; until then a goroutine stays with it.
+func Within[T any](ctx context.Context, grace time.Duration, f func() (T, error)) (T, error) {
 	type result struct {
 		value T
 		err   error
