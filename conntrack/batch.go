@@ -31,6 +31,9 @@ type batch struct {
 
 	// refused takes the answer to request i of the batch.
 	refused func(i int, a answer)
+
+	// found, unless nil, takes the entry that request i has asked for.
+	found func(i int, payload []byte) error
 }
 
 // newBatch makes an empty batch on s.
@@ -118,7 +121,15 @@ func (b *batch) answers(data []byte) (done bool, err error) {
 		}
 		data = rest
 		i := int(h.seq - b.first)
-		if h.typ != msgError || i < 0 || i >= b.n {
+		if i < 0 || i >= b.n {
+			continue
+		}
+		if h.typ == msgNew && b.found != nil {
+			if err := b.found(i, payload); err != nil {
+				return false, err
+			}
+		}
+		if h.typ != msgError {
 			continue
 		}
 		a, err := parseAnswer(h, payload)

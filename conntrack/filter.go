@@ -52,6 +52,63 @@ const (
 	fieldICMP  = FieldICMPType | FieldICMPCode | FieldICMPID
 )
 
+// Kernel returns the part of x that the kernel is asked to compare, which
+// passes all that x does: the cost of a dump follows from it. It probes the
+// kernel as [Client.Dump] does.
+func (x Filter) Kernel() Filter {
+	sup, f := x.support(), x.family()
+	k := Filter{Family: f}
+	k.OrigFields = x.OrigFields.trusted(&x.Orig, f, sup)
+	k.Orig = k.OrigFields.of(&x.Orig)
+	k.ReplyFields = x.ReplyFields.trusted(&x.Reply, f, sup)
+	k.Reply = k.ReplyFields.of(&x.Reply)
+	if sup.Mark {
+		k.Mark, k.MarkMask = x.Mark&x.MarkMask, x.MarkMask
+	}
+	if sup.Status {
+		k.Status, k.StatusMask = x.Status&x.StatusMask, x.StatusMask
+	}
+	if x.ByZone && x.Zone != 0 && sup.Zone {
+		k.Zone, k.ByZone = x.Zone, true
+	}
+	return k
+}
+
+// of returns the fields fs of t, and zero for the others.
+func (fs TupleFields) of(t *Tuple) Tuple {
+	out := *t
+	if fs&FieldSrc == 0 {
+		out.Src = netip.Addr{}
+	}
+	if fs&FieldDst == 0 {
+		out.Dst = netip.Addr{}
+	}
+	if fs&FieldProto == 0 {
+		out.Proto = 0
+	}
+	if fs&FieldSrcPort == 0 {
+		out.SrcPort = 0
+	}
+	if fs&FieldDstPort == 0 {
+		out.DstPort = 0
+	}
+	if fs&fieldICMP == 0 {
+		out.ICMPType, out.ICMPCode, out.ICMPID = 0, 0, 0
+	}
+	return out
+}
+
+// Covers tells whether every flow that matches y matches x, as far as the
+// fields tell: what y asks for, x does not, or asks for the same.
+func (x Filter) Covers(y Filter) bool {
+	return (x.Family == FamilyBoth || x.Family == y.Family) &&
+		x.OrigFields&^y.OrigFields == 0 && x.OrigFields.of(&x.Orig) == x.OrigFields.of(&y.Orig) &&
+		x.ReplyFields&^y.ReplyFields == 0 && x.ReplyFields.of(&x.Reply) == x.ReplyFields.of(&y.Reply) &&
+		x.MarkMask&^y.MarkMask == 0 && (x.Mark^y.Mark)&x.MarkMask == 0 &&
+		x.StatusMask&^y.StatusMask == 0 && (x.Status^y.Status)&x.StatusMask == 0 &&
+		(!x.ByZone || y.ByZone && x.Zone == y.Zone)
+}
+
 // Match tells whether f is in the filter.
 func (x *Filter) Match(f *Flow) bool {
 	if x.Family != FamilyBoth && f.Orig.Family() != x.Family {

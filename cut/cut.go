@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"flowcut/conntrack"
@@ -108,6 +109,14 @@ type cutting struct {
 	suspects      map[conntrack.Key]bool            // look like mirrors and are left alone
 	twins         map[conntrack.Key]fence.Entry     // not meant, on a member's tuple in another zone
 	zoned         bool                              // there are zones
+	listings      uint32                            // of the table, so far
+	expects       bool                              // there may be flows that others expected
+	helped        bool                              // a member has a helper
+
+	looking sync.Mutex // held while a flow is looked at, and members change
+	early   *early     // unless nil, flows are deleted as they are found
+	coarse  bool       // TCP flows are guarded by the selector, not by tuples
+	tooMany bool       // for another guard
 
 	// When.
 	raised  time.Time
@@ -181,14 +190,17 @@ func (c *cutting) run(ctx context.Context) error {
 		return err
 	}
 	c.begin(stepList)
-	c.reflect()
+	c.prepare(ctx)
 	found, err := c.find(ctx)
 	if err != nil {
 		return err
 	}
-	if len(found) == 0 {
+	if len(c.members.list) == 0 {
 		c.checked = true
 		return nil
+	}
+	if err := c.limit(); err != nil {
+		return err
 	}
 	if err := c.take(found); err != nil {
 		return err
@@ -219,7 +231,21 @@ func (c *cutting) run(ctx context.Context) error {
 	return c.settle(ctx)
 }
 
-func (c *cutting) kicks() bool { return !c.o.NoKick && !c.o.Silent }
+func (c *cutting) kicks() bool { return !c.o.NoKick && !c.o.Silent && !c.tooMany }
+
+// maxGuarded is the most flows that the guard takes in one by one, and whose
+// ends are asked: each is two elements of sets in the kernel, some 400 bytes,
+// and an end is sent several segments.
+const maxGuarded = 500_000
+
+// limit makes do with the coarse guard where there are too many flows.
+func (c *cutting) limit() error {
+	if c.coarse || len(c.members.list) <= maxGuarded || !c.fence.Coarse() {
+		return nil
+	}
+	c.tooMany, c.coarse = true, true
+	return c.fence.GuardCoarse()
+}
 
 func (c *cutting) begin(step string) {
 	c.step = step
@@ -247,6 +273,11 @@ func (c *cutting) raise(ctx context.Context) error {
 	if c.raised.IsZero() {
 		return nil
 	}
+	if c.coarse = !c.kicks() && c.o.Settle == 0 && c.fence.Coarse() && c.o.without == 0; c.coarse {
+		if err := c.fence.GuardCoarse(); err != nil {
+			return err
+		}
+	}
 	if err := c.fence.Settle(); err != nil {
 		return err
 	}
@@ -269,10 +300,13 @@ func (c *cutting) take(list []*member) error {
 	var guarded []*member
 	late := false // some have not been fenced before
 	for _, m := range list {
-		if m.free = !m.tcp && c.o.Hold == 0; !m.free {
+		if m.free = m.tcp && c.coarse || !m.tcp && c.o.Hold == 0; !m.free {
 			guarded = append(guarded, m)
 		}
 		late = late || m.why != selected
+	}
+	if len(guarded)+len(c.twins) == 0 {
+		return nil
 	}
 	if err := c.fence.Guard(tuples(guarded), slices.Collect(maps.Values(c.twins))...); err != nil {
 		return err
@@ -365,10 +399,12 @@ func onlyMirrors(list []*member) bool {
 
 func (c *cutting) delete(ctx context.Context, list []*member) error {
 	keys := make([]conntrack.Key, len(list))
+	c.looking.Lock()
 	for i, m := range list {
 		keys[i] = m.key
 		m.deleted = true
 	}
+	c.looking.Unlock()
 	_, err := c.ct.Delete(ctx, keys, func(i int) { list[i].gone = true })
 	c.deleted = time.Now()
 	return err

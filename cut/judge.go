@@ -56,13 +56,21 @@ func (c *cutting) countMarks() error {
 	for _, x := range []struct {
 		mark fence.Mark
 		into *int
-	}{{fence.Reset, &r.Endpoints.Reset}, {fence.Unreachable, &r.Endpoints.Unreachable}} {
-		tuples, err := c.tuplesOf(x.mark)
-		if err != nil {
-			return err
+		ours func(*member) *[2]bool // what we sent ourselves
+	}{
+		{fence.Reset, &r.Endpoints.Reset, func(m *member) *[2]bool { return &m.reset }},
+		{fence.Unreachable, &r.Endpoints.Unreachable, func(m *member) *[2]bool { return &m.unreached }},
+	} {
+		for n, err := range c.fence.Noted(x.mark) {
+			if err != nil {
+				return err
+			}
+			if e, ok := c.members.get(c.members.ends[wireOf(n.Tuple)]); ok {
+				x.ours(e.m)[e.i] = true
+			}
 		}
-		for t, ref := range c.members.ends {
-			if tuples[t] || x.mark == fence.Reset && ref.m.reset[ref.i] || x.mark == fence.Unreachable && ref.m.unreached[ref.i] {
+		for _, id := range c.members.ends {
+			if e, _ := c.members.get(id); x.ours(e.m)[e.i] {
 				*x.into++
 			}
 		}
@@ -99,7 +107,7 @@ func (c *cutting) remaining(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if m, ok := c.members.keys[f.Key()]; ok {
+			if m := c.members.of(f.Key()); m != nil {
 				m.remains = true
 			}
 		}
@@ -181,6 +189,8 @@ func (c *cutting) judge() {
 	}
 	switch {
 	case silent == 0:
+	case c.tooMany:
+		c.because("more than %d flows, which are guarded by the selector alone and whose ends were not asked for a sign of death; to have that, cut them in parts", maxGuarded)
 	case c.o.Silent || c.o.NoKick:
 		c.because("flows not asked for a sign of death: %d; %s", silent, c.mayReturn())
 	case c.o.AcceptSilent:

@@ -146,7 +146,7 @@ func (c *cutting) readDead(ctx context.Context) error {
 		if i == 1 || m.adopted {
 			c.takeBack(m, i)
 		}
-		m.dead[i], m.died[i] = true, time.Now()
+		m.dead[i], m.died[i] = true, c.since(time.Now())
 	})
 	if err != nil {
 		return err
@@ -169,9 +169,9 @@ func (c *cutting) readDead(ctx context.Context) error {
 func (c *cutting) revive(ctx context.Context) error {
 	const late = 50 * time.Millisecond // segments that overtook each other on the way
 	return c.noted(ctx, fence.Spoke, func(n fence.Noted) {
-		at := time.Now().Add(-n.Ago)
+		at := c.since(time.Now().Add(-n.Ago))
 		c.endsOn(n.Tuple, func(m *member, i int) {
-			if m.dead[i] && at.Sub(m.died[i]) > late {
+			if m.dead[i] && time.Duration(at-m.died[i]) > late {
 				m.dead[i], m.alive[i] = false, true
 			}
 		})
@@ -199,7 +199,7 @@ func (c *cutting) readReborn(ctx context.Context) error {
 		c.endsOn(n.Tuple, func(m *member, i int) {
 			known := m.dead[0] && m.told[0]
 			if i == 0 && m.tcp && !m.shared && !known && c.reborn(ctx, m, n.ID) {
-				m.dead[0], m.told[0], m.died[0] = true, true, time.Now()
+				m.dead[0], m.told[0], m.died[0] = true, true, c.since(time.Now())
 			}
 		})
 	})
@@ -244,8 +244,7 @@ func (c *cutting) noted(ctx context.Context, mark fence.Mark, f func(n fence.Not
 
 // endsOn calls f for each end of a member that sends a tuple.
 func (c *cutting) endsOn(t conntrack.Tuple, f func(m *member, i int)) {
-	ref, ok := c.members.ends[t]
-	for e := &ref; ok && e != nil; e = e.more {
+	for e := range c.members.on(t) {
 		f(e.m, e.i)
 	}
 }

@@ -1,7 +1,7 @@
 package cut
 
 import (
-	"time"
+	"iter"
 
 	"flowcut/conntrack"
 )
@@ -12,27 +12,30 @@ type member struct {
 	reply   conntrack.Tuple
 	zone    conntrack.Zone // of either direction: an entry has one
 	mark    conntrack.Mark
-	master  conntrack.Tuple // original tuple of the flow that expected it, zero without one
+	master  *conntrack.Tuple // original tuple of the flow that expected it
 	why     why
-	shared  bool         // there is a flow of another zone on one of its tuples: answers cannot be told apart
-	offload bool         // a flowtable forwards it past the hooks
-	tcp     bool         // its ends are asked for a sign of death
-	open    bool         // and it must be given, see certain
-	closed  bool         // but the gateway takes it for closed
-	free    bool         // not under the guard: the ruleset judges its next packet
-	deleted bool         // asked the kernel to
-	gone    bool         // had no entry any more by then
-	remains bool         // still has one at the end
-	dead    [2]bool      // originator and responder: somebody answered for them
-	died    [2]time.Time // when that was heard
-	alive   [2]bool      // and they have gone on sending since
-	told    [2]bool      // a reset of ours left for them: they had spoken
-	reset   [2]bool      // one of those that we send ourselves
+	shared  bool      // there is a flow of another zone on one of its tuples: answers cannot be told apart
+	offload bool      // a flowtable forwards it past the hooks
+	tcp     bool      // its ends are asked for a sign of death
+	open    bool      // and it must be given, see certain
+	closed  bool      // but the gateway takes it for closed
+	free    bool      // not under the guard: the ruleset judges its next packet
+	deleted bool      // asked the kernel to
+	gone    bool      // had no entry any more by then
+	remains bool      // still has one at the end
+	dead    [2]bool   // originator and responder: somebody answered for them
+	died    [2]Millis // when that was heard, since Options.Start
+	alive   [2]bool   // and they have gone on sending since
+	told    [2]bool   // a reset of ours left for them: they had spoken
+	reset   [2]bool   // one of those that we send ourselves
 
 	adopted   bool            // looks picked up: which end began it is not known
 	asked     bool            // a SYN of ours left for it past all rules
 	unreached [2]bool         // a port unreachable of ours left past all rules
 	flow      *conntrack.Flow // with Options.Flows alone
+
+	listed uint32   // the last listing that has turned it up
+	next   [2]endID // the end that had each end's tuple before
 }
 
 // why says why a flow is cut.
@@ -52,30 +55,76 @@ func (m *member) end(i int) conntrack.Tuple {
 	return m.reply
 }
 
-// members are the flows that are cut, found by their entry and by what their
-// ends send.
+// members are the flows that are cut, found by what their ends send.
 type members struct {
 	list []*member
-	keys map[conntrack.Key]*member
-	ends map[conntrack.Tuple]endRef
+	ends map[wire]endID // the newest end on a tuple; the others follow by member.next
 }
 
-// endRef names one end of a member, and the ends of others on the same tuple:
-// of flows in other zones, and of earlier ones.
-type endRef struct {
-	m    *member
-	i    int
-	more *endRef
+// endID names an end: twice the place of its member in the list, plus 1, plus 1
+// for the responder. 0 names none.
+type endID uint32
+
+// end is an end of a member.
+type end struct {
+	m *member
+	i int // 0 the originator, 1 the responder
 }
 
-// in returns the end that is in a zone.
-func (e *endRef) in(zone conntrack.Zone) (*endRef, bool) {
-	for ; e != nil; e = e.more {
-		if e.m != nil && e.m.zone == zone {
+// wire is a tuple without pointers, which a map of millions needs.
+type wire struct {
+	src, dst     [16]byte
+	sport, dport uint16
+	icmp         uint16
+	typ, code    uint8
+	proto        conntrack.Proto
+	six          bool
+}
+
+func wireOf(t conntrack.Tuple) wire {
+	return wire{
+		src: t.Src.As16(), dst: t.Dst.As16(), sport: t.SrcPort, dport: t.DstPort,
+		icmp: t.ICMPID, typ: t.ICMPType, code: t.ICMPCode, proto: t.Proto, six: t.Src.Is6(),
+	}
+}
+
+// get returns the end of a name, and whether it names one.
+func (ms *members) get(id endID) (e end, ok bool) {
+	if id == 0 {
+		return end{}, false
+	}
+	return end{ms.list[(id-1)/2], int((id - 1) % 2)}, true
+}
+
+// on returns the ends that send a tuple, the newest first: there are several
+// where flows of other zones, or earlier flows, are cut, too.
+func (ms *members) on(t conntrack.Tuple) iter.Seq[end] {
+	return func(yield func(end) bool) {
+		e, ok := ms.get(ms.ends[wireOf(t)])
+		for ok && yield(e) {
+			e, ok = ms.get(e.m.next[e.i])
+		}
+	}
+}
+
+// in returns the newest end that sends a tuple in a zone.
+func (ms *members) in(t conntrack.Tuple, zone conntrack.Zone) (end, bool) {
+	for e := range ms.on(t) {
+		if e.m.zone == zone {
 			return e, true
 		}
 	}
-	return nil, false
+	return end{}, false
+}
+
+// of returns the member that an entry belongs to, nil if it is none's.
+func (ms *members) of(k conntrack.Key) *member {
+	for e := range ms.on(k.Orig) {
+		if e.i == 0 && e.m.key == k {
+			return e.m
+		}
+	}
+	return nil
 }
 
 // newMember makes a member of an entry.
@@ -85,7 +134,8 @@ func newMember(f *conntrack.Flow, keep bool) *member {
 		tcp: f.Orig.Proto == conntrack.ProtoTCP, offload: f.Status&(conntrack.StatusOffload|conntrack.StatusHWOffload) != 0,
 	}
 	if f.Has&conntrack.AttrMaster != 0 {
-		m.master = f.Master
+		master := f.Master
+		m.master = &master
 	}
 	if m.tcp {
 		m.open, m.closed = open(f.TCP.State)
@@ -100,21 +150,23 @@ func newMember(f *conntrack.Flow, keep bool) *member {
 	return m
 }
 
+// watched tells whether an entry on the member's tuples is its own, or has come
+// back: there is none where the guard lets the tuples go.
+func (m *member) watched() bool { return !m.free || !m.deleted }
+
 func (ms *members) add(m *member) {
 	if ms.ends == nil {
-		ms.keys, ms.ends = map[conntrack.Key]*member{}, map[conntrack.Tuple]endRef{}
+		ms.ends = map[wire]endID{}
 	}
 	ms.list = append(ms.list, m)
-	ms.keys[m.key] = m
 	for i := range 2 {
-		ref := endRef{m: m, i: i}
-		if old, ok := ms.ends[m.end(i)]; ok && old.m != m {
-			ref.more = &old
-			if old.m.zone != m.zone {
+		w := wireOf(m.end(i))
+		if m.next[i] = ms.ends[w]; m.next[i] != 0 {
+			if old, _ := ms.get(m.next[i]); old.m.zone != m.zone {
 				old.m.shared, m.shared = true, true
 			}
 		}
-		ms.ends[m.end(i)] = ref
+		ms.ends[w] = endID(2*len(ms.list) - 1 + i)
 	}
 }
 

@@ -1,7 +1,9 @@
 package cut
 
 import (
+	"context"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,6 +24,16 @@ type services struct {
 	below  uint16 // every port below it is: the least that this host takes for a connection of its own
 	ranges []selector.PortRange
 	ports  map[uint16]bool // of flows that are cut
+}
+
+// prepare finds out what else there may be to look for.
+func (c *cutting) prepare(ctx context.Context) {
+	c.reflect()
+	c.expects = true
+	stats, err := c.ct.ExpectCPUStats(ctx)
+	if err == nil {
+		c.expects = slices.ContainsFunc(stats, func(s conntrack.ExpectCPUStats) bool { return s.Create|s.New != 0 })
+	}
 }
 
 // reflect prepares the search for mirrors. A selector that leaves out what is

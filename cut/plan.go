@@ -34,7 +34,7 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 	defer ct.Close()
 	o.Flows = true
 	c := cutting{o: o, ct: ct}
-	c.reflect()
+	c.prepare(ctx)
 	found, err := c.sweep(ctx, true)
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package cut
 
 import (
 	"context"
-	"slices"
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
@@ -24,7 +23,7 @@ func (c *cutting) find(ctx context.Context) (found []*member, err error) {
 	}
 	// All of them, also those that the last listing has not found any more:
 	// others may have deleted them, and their ends live.
-	found = slices.Clone(c.members.list)
+	found = pending(c.members.list)
 	if err == nil && c.zoned && len(found) > 0 {
 		_, err = c.list(ctx, false) // for twins, which the first listing passed before it knew the members
 	}
@@ -33,12 +32,12 @@ func (c *cutting) find(ctx context.Context) (found []*member, err error) {
 
 // twin takes down a flow that is not meant, but has a tuple of one that is, in
 // another zone. Their ends' answers cannot be told apart.
-func (c *cutting) twin(f *conntrack.Flow, ref endRef) {
+func (c *cutting) twin(f *conntrack.Flow, of conntrack.Tuple) {
 	if c.twins == nil {
 		c.twins = map[conntrack.Key]fence.Entry{}
 	}
 	c.twins[f.Key()] = fence.Entry{Orig: f.Orig, Reply: f.Reply, ID: f.ID}
-	for e := &ref; e != nil; e = e.more {
+	for e := range c.members.on(of) {
 		e.m.shared = true
 	}
 }
@@ -60,98 +59,18 @@ func (c *cutting) sweep(ctx context.Context, bySelector bool) ([]*member, error)
 	return c.sift(l, born), nil
 }
 
-// listing is what a look through the table turned up.
-type listing struct {
-	meant    []*member // selected, or on the tuple of a member
-	mirrors  []*member // look like mirrors of what is selected
-	expected []*member // begun because another flow expected them
-}
-
-// list reads the table once, or the parts of it where flows can be that are to
-// be cut.
-func (c *cutting) list(ctx context.Context, bySelector bool) (*listing, error) {
-	l := new(listing)
-	for _, filter := range c.filters() {
-		for f, err := range c.ct.Dump(ctx, filter) {
-			if err != nil {
-				return nil, err
-			}
-			// A family without a fence had no entry when the cut began.
-			if c.raised.IsZero() || c.fence.Stands(f.Orig.Family()) {
-				c.look(l, f, bySelector)
-			}
-		}
-	}
-	return l, nil
-}
-
-// filters returns what has to be dumped: all of the table once there are
-// members, since conntrack may have adopted them; before that, what the
-// selector can mean, what its mirror can, and what was expected.
-func (c *cutting) filters() []conntrack.Filter {
-	all := []conntrack.Filter{{}}
-	if len(c.members.list) > 0 {
-		return all
-	}
-	out := []conntrack.Filter{c.o.Selector.Narrow()}
-	if c.mirror != nil {
-		out = append(out, c.mirror.Narrow())
-	}
-	if !c.o.NoRelated {
-		out = append(out, conntrack.Filter{Status: conntrack.StatusExpected, StatusMask: conntrack.StatusExpected})
-	}
-	for _, x := range out {
-		if x.Family = conntrack.FamilyBoth; x == all[0] {
-			return all // one of them is the whole table
-		}
-	}
-	return out
-}
-
-// look notes a flow that may have to be cut.
-func (c *cutting) look(l *listing, f *conntrack.Flow, bySelector bool) {
-	c.zoned = c.zoned || f.Zone|f.OrigZone|f.ReplyZone != 0
-	means := bySelector && c.o.Selector.Match(f)
-	// What is on a cut tuple is no other flow, though it may look like one that
-	// is spared. In another zone it is, and the rules on that tuple must know.
-	if c.spares(f) && !c.onTuple(f) {
-		if means {
-			c.spare(f)
-		}
-		return
-	}
-	switch {
-	case means || c.onTuple(f):
-		l.meant = append(l.meant, newMember(f, c.o.Flows))
-	case !c.o.NoRelated && f.Has&conntrack.AttrMaster != 0:
-		l.expected = append(l.expected, newMember(f, c.o.Flows))
-	case bySelector && c.mirror != nil && c.mirror.Match(f):
-		if matches(c.exceptMirrors, f) {
-			c.spare(f)
-			return
-		}
-		l.mirrors = append(l.mirrors, newMember(f, c.o.Flows))
-	}
-}
-
 // sift decides which flows of a listing are cut. Of mirrors that is known when
 // all is known that is selected, of expected flows when all others are.
 func (c *cutting) sift(l *listing, born map[entry]bool) []*member {
-	seen := make(map[conntrack.Key]bool, len(l.meant))
-	var found []*member
+	found := c.siftMeant(l, born)
 	add := func(m *member, w why) bool {
-		if seen[m.key] {
+		m.why = w
+		m = c.known(m)
+		if m == nil {
 			return false
 		}
-		seen[m.key] = true
-		m.why = w
-		found = append(found, c.known(m))
+		found = append(found, m)
 		return true
-	}
-	for _, m := range l.meant {
-		if !born[m.entry()] {
-			add(m, selected)
-		}
 	}
 	for _, m := range l.mirrors {
 		switch {
@@ -173,16 +92,27 @@ func (c *cutting) sift(l *listing, born map[entry]bool) []*member {
 	return found
 }
 
+// siftMeant takes what is selected, or on the tuple of a member, out of a
+// listing.
+func (c *cutting) siftMeant(l *listing, born map[entry]bool) (found []*member) {
+	for _, m := range l.meant {
+		if born[m.entry()] {
+			continue
+		}
+		if m = c.known(m); m != nil {
+			found = append(found, m)
+		}
+	}
+	l.meant = l.meant[:0]
+	return found
+}
+
 // entry returns what names the member's entry for good.
 func (m *member) entry() entry { return entryOf(m.key) }
 
 // isMaster tells whether a flow is cut that others may have been expected by.
-func (c *cutting) isMaster(t conntrack.Tuple, zone conntrack.Zone) bool {
-	ref, ok := c.members.ends[t]
-	if !ok {
-		return false
-	}
-	e, ok := ref.in(zone)
+func (c *cutting) isMaster(t *conntrack.Tuple, zone conntrack.Zone) bool {
+	e, ok := c.members.in(*t, zone)
 	return ok && e.i == 0
 }
 
@@ -219,37 +149,41 @@ func (c *cutting) spare(f *conntrack.Flow) {
 // the guard keeps from coming back. In another zone it is another flow.
 func (c *cutting) onTuple(f *conntrack.Flow) bool {
 	zone := f.Zone | f.OrigZone | f.ReplyZone
-	if ref, ok := c.members.ends[f.Orig]; ok {
-		if e, ok := ref.in(zone); ok {
-			old := c.members.keys[f.Key()]
-			return !e.m.free || old != nil && !old.deleted
+	if e, ok := c.members.in(f.Orig, zone); ok {
+		if !e.m.free {
+			return true
 		}
-		c.twin(f, ref)
+		old := c.members.of(f.Key())
+		return old != nil && !old.deleted
 	}
-	if ref, ok := c.members.ends[f.Reply]; ok {
-		if _, ok := ref.in(zone); !ok {
-			c.twin(f, ref)
+	for _, t := range [...]conntrack.Tuple{f.Orig, f.Reply} {
+		if _, same := c.members.in(t, zone); !same && c.members.ends[wireOf(t)] != 0 {
+			c.twin(f, t)
 		}
 	}
 	return false
 }
 
-// known returns the member that an entry belongs to, or makes it one. Another
-// entry on the tuple of a member that was deleted is what conntrack adopted of
-// it; before the deletion it is a flow of its own.
+// known returns the member that an entry belongs to, or makes it one; nil if
+// this listing has turned it up before, as it may. Another entry on the tuple of
+// a member that was deleted is what conntrack adopted of it; before the deletion
+// it is a flow of its own.
 func (c *cutting) known(m *member) *member {
-	if old, ok := c.members.keys[m.key]; ok {
+	if old := c.members.of(m.key); old != nil {
+		if old.listed == c.listings {
+			return nil
+		}
+		old.listed = c.listings
 		if old.deleted { // an entry that is put back may get the old one's ID
 			c.receipt.Flows.Returned++
 		}
 		return old
 	}
-	if ref, ok := c.members.ends[m.key.Orig]; ok {
-		if e, ok := ref.in(m.zone); ok && e.m.deleted {
-			c.receipt.Flows.Returned++
-			return m
-		}
+	if e, ok := c.members.in(m.key.Orig, m.zone); ok && e.m.deleted {
+		c.receipt.Flows.Returned++
+		return m
 	}
+	m.listed = c.listings
 	c.members.add(m)
 	c.serves(m)
 	return m
@@ -284,22 +218,10 @@ func (c *cutting) few(ctx context.Context) error {
 		return nil
 	}
 	count := cutting{o: c.o, ct: c.ct}
-	count.reflect()
+	count.prepare(ctx)
 	found, err := count.sweep(ctx, true)
 	if err == nil && len(found) > c.o.Max {
 		err = &TooManyError{Found: len(found), Max: c.o.Max}
 	}
 	return err
-}
-
-// tuplesOf returns the tuples of a mark.
-func (c *cutting) tuplesOf(m fence.Mark) (map[conntrack.Tuple]bool, error) {
-	out := map[conntrack.Tuple]bool{}
-	for n, err := range c.fence.Noted(m) {
-		if err != nil {
-			return nil, err
-		}
-		out[n.Tuple] = true
-	}
-	return out, nil
 }

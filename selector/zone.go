@@ -52,3 +52,6 @@ const (
 func (t Tristate) match(yes bool) bool {
 	return t == Any || yes == (t == Yes)
 }
+
+// Zoned reports whether a condition asks for a zone.
+func (s *Selector) Zoned() bool { return s.Zone.Set || s.OrigZone.Set || s.ReplyZone.Set }

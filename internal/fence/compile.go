@@ -21,9 +21,10 @@ type (
 type compiler struct {
 	family  nft.Family
 	sets    []*nft.Set
-	last    addrList // that has become sets
-	count   bool     // compile only to count: sets need no elements
-	tooMany bool     // terms; what was compiled is of no use
+	own     map[*selector.AddrRange][]selector.AddrRange // lists, by their first range: those of the family
+	listed  map[*selector.AddrRange][]string             // the sets that such a list has become
+	count   bool                                         // compile only to count: sets need no elements
+	tooMany bool                                         // terms; what was compiled is of no use
 }
 
 // exact tells whether rules can say all that the selectors say.
@@ -135,26 +136,27 @@ func (c *compiler) inList(ranges []selector.AddrRange, not bool, op nft.Operand)
 // their own: the kernel takes them in ten times faster than ranges.
 const manyRanges = 1024
 
-// addrSets declares the sets of a list of addresses, unless it is the very list
-// that had them last. A long one has two, of which an address is in one if it is
-// in the list.
-func (c *compiler) addrSets(ranges []selector.AddrRange) []string {
-	if c.last.first == &ranges[0] {
-		return c.last.sets
+// addrSets declares the sets of a list of addresses, once. A long one has two,
+// of which an address is in one if it is in the list.
+func (c *compiler) addrSets(ranges []selector.AddrRange) (sets []string) {
+	if sets, ok := c.listed[&ranges[0]]; ok {
+		return sets
 	}
-	l := addrList{first: &ranges[0]}
 	rest := ranges
 	if len(ranges) > manyRanges {
 		var elems []nft.Element
 		elems, rest = c.singles(ranges)
-		l.sets = append(l.sets, c.set(c.family.AddrType(), false, elems))
+		sets = append(sets, c.set(c.family.AddrType(), false, elems))
 		c.sets[len(c.sets)-1].Size = uint32(len(elems)) // known, it is a table that need not grow
 	}
 	if len(rest) > 0 {
-		l.sets = append(l.sets, c.set(c.family.AddrType(), true, c.intervals(rest)))
+		sets = append(sets, c.set(c.family.AddrType(), true, c.intervals(rest)))
 	}
-	c.last = l
-	return l.sets
+	if c.listed == nil {
+		c.listed = map[*selector.AddrRange][]string{}
+	}
+	c.listed[&ranges[0]] = sets
+	return sets
 }
 
 // singles parts a list into elements for its single addresses and the rest.
@@ -173,22 +175,30 @@ func (c *compiler) singles(ranges []selector.AddrRange) (elems []nft.Element, re
 	return elems, rest
 }
 
-// addrList is a list of addresses and the sets that it has become.
-type addrList struct {
-	first *selector.AddrRange
-	sets  []string
-}
-
-// mine returns the ranges of the compiler's family.
+// mine returns the ranges of the compiler's family, always the same ones of a
+// list that several conditions have.
 func (c *compiler) mine(ranges []selector.AddrRange) []selector.AddrRange {
+	if len(ranges) == 0 {
+		return nil
+	}
+	if out, ok := c.own[&ranges[0]]; ok {
+		return out
+	}
 	var out []selector.AddrRange
 	for _, r := range ranges {
-		if r.From.Is6() == (c.family == nft.IPv6) {
+		if c.has(r) {
 			out = append(out, r)
 		}
 	}
+	if c.own == nil {
+		c.own = map[*selector.AddrRange][]selector.AddrRange{}
+	}
+	c.own[&ranges[0]] = out
 	return out
 }
+
+// has tells whether a range is of the compiler's family.
+func (c *compiler) has(r selector.AddrRange) bool { return r.From.Is6() == (c.family == nft.IPv6) }
 
 func inRange(op nft.Operand, r selector.AddrRange, not bool) nft.Statement {
 	if r.From == r.To {
@@ -349,7 +359,7 @@ func (c *compiler) targets(n selector.NAT) (plain selector.Addrs, ported []selec
 	plain = selector.Addrs{Set: true, Negated: n.Negated}
 	for _, t := range n.Targets {
 		switch {
-		case len(c.mine([]selector.AddrRange{t.Addrs})) == 0:
+		case !c.has(t.Addrs):
 		case t.Port == 0:
 			plain.Ranges = append(plain.Ranges, t.Addrs)
 		default:

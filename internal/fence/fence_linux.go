@@ -62,6 +62,7 @@ const (
 type Fence struct {
 	cfg     Config
 	exact   bool
+	coarse  bool // GuardCoarse is possible
 	conn    *nft.Conn
 	name    string
 	numbers Numbers
@@ -94,7 +95,12 @@ func plan(cfg Config) *Fence {
 	if cfg.Remember == 0 {
 		cfg.Remember = time.Minute
 	}
-	return &Fence{cfg: cfg, name: "flowcut", exact: cfg.exact(), numbers: Numbers{rand.Uint32(), rand.Uint32()}}
+	f := &Fence{cfg: cfg, name: "flowcut", exact: cfg.exact(), numbers: Numbers{rand.Uint32(), rand.Uint32()}}
+	if f.exact {
+		mirror := cfg.Selector.Mirror()
+		f.coarse = exact(&mirror)
+	}
+	return f
 }
 
 // Exact tells whether rules can say all that the selector says. Where they

@@ -1,6 +1,54 @@
 package fence
 
-import "flowcut/internal/nft"
+import (
+	"fmt"
+	"slices"
+
+	"flowcut/internal/nft"
+	"flowcut/selector"
+)
+
+// chainCoarse turns away what GuardCoarse means; it is empty until then.
+const chainCoarse = "coarse"
+
+// Coarse tells whether GuardCoarse can be called.
+func (f *Fence) Coarse() bool { return f.coarse }
+
+// GuardCoarse guards by the selector instead of tuples: TCP flows that do not
+// begin with a SYN, and that the selector or its mirror means, do not become
+// entries. It needs no memory and takes no time however many flows are cut. The
+// price is that it is not exact: what conntrack would adopt of other such flows,
+// because it has lost or never seen them, is dropped as long as it stands. So it
+// drops, and does not reset: they go on afterwards. UDP and the like, where no
+// packet tells that it is the first, it leaves alone.
+//
+// Coarse must hold.
+func (f *Fence) GuardCoarse() error {
+	for _, r := range f.tables {
+		b := new(nft.Batch)
+		r.coarse(b, f.cfg.Selector)
+		if err := f.conn.Commit(b); err != nil {
+			return fmt.Errorf("fence: guard by the selector: %w", err)
+		}
+	}
+	return nil
+}
+
+// coarse fills the chain, and adds the sets that its rules need.
+func (r *raised) coarse(b *nft.Batch, s *selector.Selector) {
+	had := len(r.sets)
+	mirror := s.Mirror()
+	meant := append(slices.Clone(r.selected), r.compile(&mirror)...)
+	for _, set := range r.sets[had:] {
+		b.AddSet(r.table, set)
+		b.AddElements(r.table, set.Name, set.Elements)
+	}
+	var rules []nft.Rule
+	for _, t := range meant {
+		rules = append(rules, nft.NewRule(countGuarded, flat([]any{t, nft.Counter, nft.Drop})...))
+	}
+	b.AddRules(r.table, chainCoarse, rules)
+}
 
 // guard returns the sets and rules that come in with the first cut tuples,
 // when it is known how many ends there can be.

@@ -81,15 +81,15 @@ type layout struct {
 	numbers  Numbers
 	remember time.Duration // how long sets know when a packet came
 	spare    []nft.Element // of the set of flows that are left alone
+	selected terms         // under which a flow is meant; none if rules cannot tell
 	except   terms         // under which a flow is left alone
 }
 
 // table lays the table out. With exact, the rules know the selector; otherwise
 // only tuples that come in with the guard.
 func (l *layout) table(name string, s *selector.Selector, except []selector.Selector, exact bool) *nft.Table {
-	var selected terms
 	if exact {
-		selected = l.compile(s)
+		l.selected = l.compile(s)
 		for i := range except {
 			l.except = append(l.except, l.compile(&except[i])...)
 		}
@@ -114,14 +114,15 @@ func (l *layout) table(name string, s *selector.Selector, except []selector.Sele
 			{Name: "guard_flow", Rules: rules(nft.Jump(chainKnockFlow), nft.Goto("guard"))},
 			{Name: "guard_packet", Rules: rules(nft.Jump(chainKnockPacket), nft.Goto("guard"))},
 			{Name: "cut", Rules: l.cut()},
-			{Name: chainSelected, Rules: l.each(l.fenced(selected), nft.Goto("stop"))},
+			{Name: chainSelected, Rules: l.each(l.fenced(), nft.Goto("stop"))},
 			{Name: chainAnswers},
 			{Name: "late", Rules: l.late()},
-			{Name: chainLateSelected, Rules: l.each(l.fenced(selected), nft.Goto("late"))},
+			{Name: chainLateSelected, Rules: l.each(l.fenced(), nft.Goto("late"))},
+			{Name: chainCoarse},
 			{Name: chainTold},
 			{Name: "leak", Rules: l.leak(countLeaked)},
 			{Name: "leak_cut", Rules: l.leak(countLeakCut)},
-			{Name: chainLeakSelected, Rules: l.each(selected, nft.Goto("leak"))},
+			{Name: chainLeakSelected, Rules: l.each(l.selected, nft.Goto("leak"))},
 			{Name: "kick", Hook: hook(nft.Output, prioRaw), Rules: []nft.Rule{nft.NewRule("", ours, nft.Notrack)}},
 			{Name: "note", Hook: hook(nft.Prerouting, prioNote), Rules: l.note()},
 			{Name: "note_out", Hook: hook(nft.Output, prioNote), Rules: l.noteOut()},
@@ -256,11 +257,11 @@ func (l *layout) each(t terms, then nft.Statement) []nft.Rule {
 }
 
 // fenced is what the fence stops: all that is selected.
-func (l *layout) fenced(selected terms) terms {
+func (l *layout) fenced() terms {
 	if l.without&PartFence != 0 {
 		return nil
 	}
-	return selected
+	return l.selected
 }
 
 // born lets go the flows that began while the fence stood. It is asked last:
@@ -392,7 +393,11 @@ func (l *layout) before(chain, selected string) []nft.Rule {
 	}
 	// A selector may hold for packets that have no flow, such as neighbour
 	// discovery, which are not its business.
-	return append(append(out, l.excepted()...), rule(hasFlow, nft.Jump(selected)))
+	out = append(append(out, l.excepted()...), rule(hasFlow, nft.Jump(selected)))
+	if chain == "late" {
+		out = append(out, rule(unconfirmed, tcp, notSYN, nft.Jump(chainCoarse)))
+	}
+	return out
 }
 
 // late admits a flow that began behind the fence and stops all else: what
