@@ -15,12 +15,12 @@ func (c *cutting) lookForDetours() {
 }
 
 // judgeDetours says what was found and what could not be looked at.
-func (c *cutting) judgeDetours(doubt func(bool, string, ...any)) {
+func (c *cutting) judgeDetours(q *request, doubt func(bool, string, ...any)) {
 	if len(c.detours) > 0 {
 		const said = "on the way of the flows there is what may carry packets past all rules: %s"
 		list := some(c.detours)
 		if c.o.AcceptDetours {
-			c.because(said+", taken on trust not to", list)
+			q.because(said+", taken on trust not to", list)
 		} else {
 			doubt(true, said+"; take it away, or take it on trust by --accept-detours", list)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"flowcut/internal/lab"
 	"flowcut/internal/lab/labtest"
+	"flowcut/selector"
 )
 
 // What may carry packets past all rules on the way of the flows denies the
@@ -43,9 +44,11 @@ func TestCutDetour(t *testing.T) {
 // Where not all could be looked at, nothing is proven.
 func TestDetoursNotLookedFor(t *testing.T) {
 	for _, accept := range []bool{false, true} {
-		c := cutting{o: Options{AcceptDetours: accept}, unlooked: errors.New("some reason")}
-		if c.judge(); c.receipt.Proven != accept {
-			t.Errorf("accepted %v, proven %v because %q", accept, c.receipt.Proven, c.reasons)
+		c := newCutting(Options{AcceptDetours: accept}, selector.Selector{})
+		c.unlooked = errors.New("some reason")
+		c.report()
+		if q := c.requests[0]; q.receipt.Proven != accept {
+			t.Errorf("accepted %v, proven %v because %q", accept, q.receipt.Proven, q.reasons)
 		}
 	}
 }

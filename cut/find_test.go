@@ -15,8 +15,9 @@ func TestFindKeepsWhatVanishes(t *testing.T) {
 	net := dmz(t, lab.Config{})
 	labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, false), Count: 3})
 	ctx := labtest.Context(t)
-	c := &cutting{o: Options{NetNS: net.Gateway.NS.Fd(), Selector: parse(t, "--dport", "5201", "--state", "ESTABLISHED")}.normal()}
+	c := newCutting(Options{NetNS: net.Gateway.NS.Fd()}, parse(t, "--dport", "5201", "--state", "ESTABLISHED"))
 	t.Cleanup(func() { must(t, c.close()) })
+	must(t, c.dial())
 	must(t, c.open())
 	must(t, c.raise(ctx))
 	if first, err := c.sweep(ctx, true); err != nil || len(first) != 3 {

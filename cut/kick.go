@@ -105,7 +105,7 @@ func (c *cutting) answersUntil(ctx context.Context, until time.Time, enough bool
 		if err := c.readDead(ctx); err != nil {
 			return false, err
 		}
-		n := c.members.unconfirmed()
+		n := c.members.list.unconfirmed()
 		if n.ends == 0 && (n.otherEnds == 0 || enough || time.Since(c.raised) > forOthers) || enough && n.flows == 0 {
 			return true, nil
 		}
@@ -139,7 +139,7 @@ func wait(ctx context.Context, d time.Duration) error {
 // readDead takes down the ends that the fence has heard to be dead, and where
 // it matters whether they had been told.
 func (c *cutting) readDead(ctx context.Context) error {
-	err := c.each(ctx, fence.Dead, func(m *member, i int) {
+	err := c.eachEnd(ctx, fence.Dead, func(m *member, i int) {
 		if m.dead[i] {
 			return
 		}
@@ -151,9 +151,9 @@ func (c *cutting) readDead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n := c.members.unconfirmed()
+	n := c.members.list.unconfirmed()
 	if n.lonelyDead > 0 {
-		if err := c.each(ctx, fence.Reset, func(m *member, i int) { m.told[i] = true }); err != nil {
+		if err := c.eachEnd(ctx, fence.Reset, func(m *member, i int) { m.told[i] = true }); err != nil {
 			return err
 		}
 	}
@@ -223,8 +223,8 @@ func (c *cutting) reborn(ctx context.Context, m *member, id uint32) bool {
 	return false
 }
 
-// each calls f for each end of a member that has a mark.
-func (c *cutting) each(ctx context.Context, mark fence.Mark, f func(m *member, i int)) error {
+// eachEnd calls f for each end of a member that has a mark.
+func (c *cutting) eachEnd(ctx context.Context, mark fence.Mark, f func(m *member, i int)) error {
 	return c.noted(ctx, mark, func(n fence.Noted) { c.endsOn(n.Tuple, f) })
 }
 

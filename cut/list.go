@@ -3,9 +3,11 @@ package cut
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"flowcut/conntrack"
+	"flowcut/selector"
 )
 
 // listing is what a look through the table turned up.
@@ -68,15 +70,8 @@ func (c *cutting) listFirst(ctx context.Context, l *listing) error {
 // zones, others can have the same tuples in others; and where the selector asks
 // for what changes, or for one zone, the kernel would not show them.
 func (c *cutting) narrows() bool {
-	if !c.receipt.Fence.Exact || c.zoned || c.o.Selector.Zoned() {
-		return false
-	}
-	for i := range c.o.Except {
-		if c.o.Except[i].Zoned() {
-			return false
-		}
-	}
-	return true
+	zoned := func(s selector.Selector) bool { return s.Zoned() }
+	return c.receipt.Fence.Exact && !c.zoned && !slices.ContainsFunc(c.set.Merged(), zoned) && !slices.ContainsFunc(c.o.Except, zoned)
 }
 
 // fewTuples tells whether looking up all tuples of members costs less than a
@@ -119,9 +114,9 @@ func (c *cutting) lookUp(ctx context.Context, l *listing, bySelector bool) error
 // filters returns what has to be dumped: what the selector can mean, what its
 // mirror can, and what was expected, if anything was.
 func (c *cutting) filters() []conntrack.Filter {
-	out := []conntrack.Filter{c.o.Selector.Narrow()}
+	out := c.set.Narrow()
 	if c.mirror != nil {
-		out = append(out, c.mirror.Narrow())
+		out = append(out, c.mirror.Narrow()...)
 	}
 	if !c.o.NoRelated && c.expects {
 		out = append(out, wereExpected)
@@ -200,26 +195,47 @@ next:
 // look notes a flow that may have to be cut.
 func (c *cutting) look(l *listing, f *conntrack.Flow, bySelector bool) {
 	c.zoned = c.zoned || f.Zone|f.OrigZone|f.ReplyZone != 0
-	means := bySelector && c.o.Selector.Match(f)
+	means := bySelector && c.set.Match(f)
 	// What is on a cut tuple is no other flow, though it may look like one that
 	// is spared. In another zone it is, and the rules on that tuple must know.
 	if c.spares(f) && !c.onTuple(f) {
 		if means {
-			c.spare(f)
+			c.spare(f, c.set)
 		}
 		return
 	}
 	switch {
-	case means || c.onTuple(f):
+	case means:
 		c.helped = c.helped || f.Has&conntrack.AttrHelper != 0
-		l.meant = append(l.meant, newMember(f, c.o.Flows))
+		l.meant = append(l.meant, c.newMember(f, c.set))
+	case c.onTuple(f):
+		m := c.newMember(f, nil)
+		if e, ok := c.members.newest(f.Orig); ok {
+			m.wants = e.m.wants
+		}
+		l.meant = append(l.meant, m)
 	case !c.o.NoRelated && f.Has&conntrack.AttrMaster != 0:
-		l.expected = append(l.expected, newMember(f, c.o.Flows))
+		l.expected = append(l.expected, c.newMember(f, nil))
 	case bySelector && c.mirror != nil && c.mirror.Match(f):
 		if matches(c.exceptMirrors, f) {
-			c.spare(f)
+			c.spare(f, c.mirror)
 			return
 		}
-		l.mirrors = append(l.mirrors, newMember(f, c.o.Flows))
+		l.mirrors = append(l.mirrors, c.newMember(f, c.mirror))
 	}
+}
+
+// newMember makes a member of an entry that a set means.
+func (c *cutting) newMember(f *conntrack.Flow, of *selector.Set) *member {
+	m := newMember(f, c.o.Flows)
+	m.wants = c.wants(f, of)
+	return m
+}
+
+// wants finds out which selectors of a set mean a flow, if there are several.
+func (c *cutting) wants(f *conntrack.Flow, of *selector.Set) (w wants) {
+	if of != nil && of.Len() > 1 {
+		of.Each(f, func(i int) { w = append(w, int32(i)) })
+	}
+	return w
 }

@@ -34,6 +34,9 @@ type member struct {
 	unreached [2]bool         // a port unreachable of ours left past all rules
 	flow      *conntrack.Flow // with Options.Flows alone
 
+	wants    wants
+	returned uint32 // how often an entry came back
+
 	listed uint32   // the last listing that has turned it up
 	next   [2]endID // the end that had each end's tuple before
 }
@@ -55,9 +58,12 @@ func (m *member) end(i int) conntrack.Tuple {
 	return m.reply
 }
 
+// memberList is a list of members.
+type memberList []*member
+
 // members are the flows that are cut, found by what their ends send.
 type members struct {
-	list []*member
+	list memberList
 	ends map[wire]endID // the newest end on a tuple; the others follow by member.next
 }
 
@@ -106,6 +112,9 @@ func (ms *members) on(t conntrack.Tuple) iter.Seq[end] {
 		}
 	}
 }
+
+// newest returns the newest end that sends a tuple.
+func (ms *members) newest(t conntrack.Tuple) (end, bool) { return ms.get(ms.ends[wireOf(t)]) }
 
 // in returns the newest end that sends a tuple in a zone.
 func (ms *members) in(t conntrack.Tuple, zone conntrack.Zone) (end, bool) {
@@ -203,8 +212,8 @@ func (m *member) certain() bool {
 }
 
 // shared counts the flows that have a tuple in common with one in another zone.
-func (ms *members) shared() (n int) {
-	for _, m := range ms.list {
+func (ms memberList) shared() (n int) {
+	for _, m := range ms {
 		if m.shared {
 			n++
 		}
@@ -212,9 +221,19 @@ func (ms *members) shared() (n int) {
 	return n
 }
 
+// held tells whether there are flows without a handshake.
+func (ms memberList) held() bool {
+	for _, m := range ms {
+		if !m.tcp {
+			return true
+		}
+	}
+	return false
+}
+
 // revived counts the ends that were taken for dead and went on.
-func (ms *members) revived() (n int) {
-	for _, m := range ms.list {
+func (ms memberList) revived() (n int) {
+	for _, m := range ms {
 		for _, alive := range m.alive {
 			if alive {
 				n++
@@ -225,8 +244,8 @@ func (ms *members) revived() (n int) {
 }
 
 // offloaded counts the flows that a flowtable forwards.
-func (ms *members) offloaded() (n int) {
-	for _, m := range ms.list {
+func (ms memberList) offloaded() (n int) {
+	for _, m := range ms {
 		if m.offload {
 			n++
 		}
@@ -252,8 +271,8 @@ type unconfirmed struct {
 	lonelyDead int // flows of which one end is dead and has not been told
 }
 
-func (ms *members) unconfirmed() (n unconfirmed) {
-	for _, m := range ms.list {
+func (ms memberList) unconfirmed() (n unconfirmed) {
+	for _, m := range ms {
 		if !m.tcp {
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"flowcut/conntrack"
+	"flowcut/selector"
 )
 
 // Of an offloaded flow the kernel does not tell the state: it lives until the
@@ -16,16 +17,17 @@ func TestOffloaded(t *testing.T) {
 	if !m.open || m.closed || !m.offload {
 		t.Errorf("open %v, closed %v, offloaded %v", m.open, m.closed, m.offload)
 	}
-	c := cutting{checked: true}
+	c := newCutting(Options{}, selector.Selector{})
+	c.checked = true
 	c.members.add(m)
 	m.dead, m.told = [2]bool{true, true}, [2]bool{true, true}
-	c.judge()
-	if c.receipt.Proven || !strings.Contains(strings.Join(c.reasons, "; "), "flowtable") {
-		t.Errorf("proven %v because %v", c.receipt.Proven, c.reasons)
+	c.report()
+	if r := c.requests[0].receipt; r.Proven || !strings.Contains(r.Reason, "flowtable") {
+		t.Errorf("proven %v because %v", r.Proven, r.Reason)
 	}
 	m.offload = false
-	c = cutting{checked: true, members: c.members}
-	if c.judge(); !c.receipt.Proven {
-		t.Errorf("not proven because %v", c.reasons)
+	c.report()
+	if r := c.requests[0].receipt; !r.Proven {
+		t.Errorf("not proven because %v", r.Reason)
 	}
 }

@@ -39,20 +39,33 @@ func (c *cutting) prepare(ctx context.Context) {
 // reflect prepares the search for mirrors. A selector that leaves out what is
 // picked up has none.
 func (c *cutting) reflect() {
-	s := c.o.Selector
-	if c.o.NoMirror || s.PickedUp == selector.No {
+	if c.o.NoMirror {
 		return
 	}
-	m := s.Mirror()
-	m.PickedUp = selector.Yes
+	mirrors := slices.Clone(c.set.List())
+	for i := range mirrors {
+		s := &mirrors[i]
+		c.servedBy(s)
+		if s.PickedUp == selector.No {
+			*s = selector.Selector{ID: selector.IDs{Set: true}} // means nothing
+			continue
+		}
+		*s = s.Mirror()
+		s.PickedUp = selector.Yes
+	}
 	for _, x := range c.o.Except {
 		c.exceptMirrors = append(c.exceptMirrors, x.Mirror())
 	}
+	m := selector.NewSet(mirrors)
 	if m.Empty() {
 		return // as with --proto udp
 	}
-	c.mirror = &m
+	c.mirror = m
 	c.services.below = firstLocalPort(c.o.NetNS)
+}
+
+// servedBy takes down the ports that a selector names as a service's.
+func (c *cutting) servedBy(s *selector.Selector) {
 	for _, p := range []selector.Ports{s.OrigDstPort, s.ReplySrcPort} {
 		if !p.Negated {
 			c.services.ranges = append(c.services.ranges, p.Ranges...)
@@ -96,9 +109,9 @@ func (c *cutting) isService(port uint16) bool {
 // suspect takes down a flow that looks like a mirror and is left alone.
 func (c *cutting) suspect(m *member) {
 	if c.suspects == nil {
-		c.suspects = map[conntrack.Key]bool{}
+		c.suspects = map[conntrack.Key]wants{}
 	}
-	c.suspects[m.key] = true
+	c.suspects[m.key] = m.wants
 }
 
 // firstLocalPort returns the least port that connections of the host get when

@@ -151,7 +151,7 @@ func TestServicePorts(t *testing.T) {
 		{"flow", []string{"-s", "192.0.2.1"}, flow(50000), []uint16{50000, 50001}, []uint16{49999, 50002}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			x := cutting{o: Options{Selector: parse(t, c.args...)}}
+			x := newCutting(Options{}, parse(t, c.args...))
 			x.reflect()
 			x.services.below = 32768
 			if c.flow != nil {

@@ -33,7 +33,8 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 	}
 	defer ct.Close()
 	o.Flows = true
-	c := cutting{o: o, ct: ct}
+	c := newCutting(o, o.Selector)
+	c.ct = ct
 	c.prepare(ctx)
 	found, err := c.sweep(ctx, true)
 	if err != nil {
@@ -58,6 +59,6 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 			fenced = append(fenced, family)
 		}
 	}
-	p.Rules, p.Exact = fence.Plan(fence.Config{Silent: o.Silent, Selector: &o.Selector, Spare: o.Spare, Except: o.Except}, fenced...)
+	p.Rules, p.Exact = fence.Plan(fence.Config{Silent: o.Silent, Selectors: c.set.Merged(), Spare: o.Spare, Except: o.Except}, fenced...)
 	return p, nil
 }

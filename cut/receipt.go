@@ -15,6 +15,10 @@ type Receipt struct {
 	Version  int    `json:"version"`  // 1
 	Selector string `json:"selector"` // long lists shortened
 
+	// Together is how many selectors were cut together, this one included. What
+	// Fence says, and how many flows were admitted or refused, is of all of them.
+	Together int `json:"together"`
+
 	// Proven: no entry is left of a flow that began before the fence, no
 	// packet of a selected flow passed it, nothing came back, and each open
 	// TCP flow is certain to be gone, unless that was waived.
@@ -44,6 +48,17 @@ type Receipt struct {
 // ForGood tells whether no packet of the flows can bring one back: they are
 // final, and none is of a kind whose next packet the ruleset judges as new.
 func (r *Receipt) ForGood() bool { return r.Proven && r.Final && r.handshakes }
+
+// later makes the receipt count from a moment before Options.Start.
+func (r *Receipt) later(d Millis) {
+	r.ElapsedMS += d
+	if r.Fence.Backend == "" {
+		return
+	}
+	r.Fence.RaisedAfterMS += d
+	r.Fence.SilentAfterMS += d
+	r.Fence.LiftedAfterMS += d
+}
 
 // FlowCounts counts flows. Matched = Deleted + Vanished + Remaining + Spared.
 type FlowCounts struct {

@@ -29,7 +29,7 @@ func (c *cutting) settle(ctx context.Context) error {
 		err = wait(ctx, min(left, max(poll, 4*time.Since(began))))
 		if errors.Is(err, errTimeout) {
 			c.because("--timeout ended the guard %v early", left.Round(time.Millisecond))
-			c.heldShort = c.hasHeld() && c.o.Hold > 0 && time.Since(c.deleted) < c.o.Hold
+			c.heldShort = c.members.list.held() && c.o.Hold > 0 && time.Since(c.deleted) < c.o.Hold
 			return nil
 		}
 		if err != nil {
@@ -41,7 +41,7 @@ func (c *cutting) settle(ctx context.Context) error {
 // unsettled returns how long it takes at least until the guard may go.
 func (c *cutting) unsettled() (time.Duration, error) {
 	left := c.o.Settle - time.Since(c.lowered)
-	held := c.hasHeld()
+	held := c.members.list.held()
 	if held && c.o.Hold > 0 {
 		left = max(left, c.o.Hold-time.Since(c.deleted))
 	}
@@ -57,14 +57,4 @@ func (c *cutting) unsettled() (time.Duration, error) {
 		}
 	}
 	return left, nil
-}
-
-// hasHeld tells whether there are flows without a handshake.
-func (c *cutting) hasHeld() bool {
-	for _, m := range c.members.list {
-		if !m.tcp {
-			return true
-		}
-	}
-	return false
 }

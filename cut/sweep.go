@@ -86,7 +86,10 @@ func (c *cutting) sift(l *listing, born map[entry]bool) []*member {
 	for again := true; again; {
 		again = false
 		for _, m := range l.expected {
-			again = c.isMaster(m.master, m.zone) && add(m, related) || again
+			if master := c.master(m); master != nil {
+				m.wants = master.wants
+				again = add(m, related) || again
+			}
 		}
 	}
 	return found
@@ -110,10 +113,14 @@ func (c *cutting) siftMeant(l *listing, born map[entry]bool) (found []*member) {
 // entry returns what names the member's entry for good.
 func (m *member) entry() entry { return entryOf(m.key) }
 
-// isMaster tells whether a flow is cut that others may have been expected by.
-func (c *cutting) isMaster(t *conntrack.Tuple, zone conntrack.Zone) bool {
-	e, ok := c.members.in(*t, zone)
-	return ok && e.i == 0
+// master returns the flow that is cut and that has expected another, nil if
+// there is none.
+func (c *cutting) master(m *member) *member {
+	e, ok := c.members.in(*m.master, m.zone)
+	if !ok || e.i != 0 {
+		return nil
+	}
+	return e.m
 }
 
 // spares tells whether a flow is to be left alone.
@@ -137,12 +144,18 @@ func matches(list []selector.Selector, f *conntrack.Flow) bool {
 	return false
 }
 
-// spare takes down a selected flow that is left alone.
-func (c *cutting) spare(f *conntrack.Flow) {
+// sparedFlow is a flow that is left alone.
+type sparedFlow struct {
+	flow  *conntrack.Flow
+	wants wants
+}
+
+// spare takes down a flow that a set means and that is left alone.
+func (c *cutting) spare(f *conntrack.Flow, of *selector.Set) {
 	if c.spared == nil {
-		c.spared = map[conntrack.Key]*conntrack.Flow{}
+		c.spared = map[conntrack.Key]sparedFlow{}
 	}
-	c.spared[f.Key()] = f.Clone()
+	c.spared[f.Key()] = sparedFlow{f.Clone(), c.wants(f, of)}
 }
 
 // onTuple tells whether an entry is a member's, or is on the tuple of one that
@@ -175,12 +188,12 @@ func (c *cutting) known(m *member) *member {
 		}
 		old.listed = c.listings
 		if old.deleted { // an entry that is put back may get the old one's ID
-			c.receipt.Flows.Returned++
+			old.returned++
 		}
 		return old
 	}
 	if e, ok := c.members.in(m.key.Orig, m.zone); ok && e.m.deleted {
-		c.receipt.Flows.Returned++
+		e.m.returned++
 		return m
 	}
 	m.listed = c.listings
@@ -212,16 +225,20 @@ func (c *cutting) born() (map[entry]bool, error) {
 	return out, nil
 }
 
-// few returns an error if more is selected than may be cut. It changes nothing.
-func (c *cutting) few(ctx context.Context) error {
-	if c.o.Max == 0 {
-		return nil
-	}
-	count := cutting{o: c.o, ct: c.ct}
+// few counts what each selector means, and has an error for those that mean
+// more than may be cut. It changes nothing.
+func (c *cutting) few(ctx context.Context, list []selector.Selector, results []Result) error {
+	count := newCutting(c.o, list...)
+	count.ct = c.ct
 	count.prepare(ctx)
-	found, err := count.sweep(ctx, true)
-	if err == nil && len(found) > c.o.Max {
-		err = &TooManyError{Found: len(found), Max: c.o.Max}
+	if _, err := count.sweep(ctx, true); err != nil {
+		return err
 	}
-	return err
+	count.report()
+	for i, q := range count.requests {
+		if n := len(q.members); n > c.o.Max && results[i].Err == nil {
+			results[i].Err = &TooManyError{Found: n, Max: c.o.Max}
+		}
+	}
+	return nil
 }

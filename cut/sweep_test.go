@@ -17,11 +17,20 @@ func TestKnown(t *testing.T) {
 		return f
 	}
 	c := new(cutting)
-	known := func(f *conntrack.Flow) *member { return c.known(newMember(f, false)) }
-	want := func(what string, members, returned int) {
+	known := func(f *conntrack.Flow) *member {
+		c.listings++
+		return c.known(newMember(f, false))
+	}
+	returned := func() (n int) {
+		for _, m := range c.members.list {
+			n += int(m.returned)
+		}
+		return n
+	}
+	want := func(what string, members, came int) {
 		t.Helper()
-		if len(c.members.list) != members || c.receipt.Flows.Returned != returned {
-			t.Errorf("%s: %d members, %d returned; want %d and %d", what, len(c.members.list), c.receipt.Flows.Returned, members, returned)
+		if len(c.members.list) != members || returned() != came {
+			t.Errorf("%s: %d members, %d returned; want %d and %d", what, len(c.members.list), returned(), members, came)
 		}
 	}
 	first := known(flow(1, 0))
@@ -35,6 +44,9 @@ func TestKnown(t *testing.T) {
 		t.Error("the same entries are other members")
 	}
 	want("both again", 2, 0)
+	if c.known(newMember(flow(2, 5), false)) != nil {
+		t.Error("an entry is turned up twice by one listing")
+	}
 	first.deleted, second.deleted = true, true
 	known(flow(1, 0))
 	want("put back with the same ID", 2, 1)
