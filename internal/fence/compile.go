@@ -1,9 +1,11 @@
 package fence
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"flowcut/conntrack"
 	"flowcut/internal/nft"
@@ -21,29 +23,31 @@ type (
 type compiler struct {
 	family  nft.Family
 	sets    []*nft.Set
-	own     map[*selector.AddrRange][]selector.AddrRange // lists, by their first range: those of the family
-	listed  map[*selector.AddrRange][]string             // the sets that such a list has become
-	count   bool                                         // compile only to count: sets need no elements
-	tooMany bool                                         // terms; what was compiled is of no use
+	lists   []addrList // that have become sets
+	count   bool       // compile only to count: sets need no elements
+	tooMany bool       // terms; what was compiled is of no use
 }
 
 // exact tells whether rules can say all that the selectors say.
 func (cfg *Config) exact() bool {
-	ok := cfg.Selector != nil && exact(cfg.Selector)
+	ok := len(cfg.Selectors) > 0 && exact(cfg.Selectors)
 	for i := range cfg.Except {
-		ok = ok && exact(&cfg.Except[i])
+		ok = ok && exact(cfg.Except[i:i+1])
 	}
 	return ok
 }
 
-// exact tells whether rules can say all that the selector says, for good.
-func exact(s *selector.Selector) bool {
-	if s.State.Set || s.ID.Set || s.PickedUp != selector.Any || s.Status.Set || s.Mark.Set || s.Labels.Set {
+// exact tells whether rules can say all that the selectors say, for good.
+func exact(list []selector.Selector) bool {
+	unsaid := func(s selector.Selector) bool {
+		return s.State.Set || s.ID.Set || s.PickedUp != selector.Any || s.Status.Set || s.Mark.Set || s.Labels.Set
+	}
+	if slices.ContainsFunc(list, unsaid) {
 		return false
 	}
 	for _, family := range []nft.Family{nft.IPv4, nft.IPv6} {
 		c := compiler{family: family, count: true}
-		if c.compile(s); c.tooMany {
+		if c.any(list); c.tooMany {
 			return false
 		}
 	}
@@ -51,11 +55,27 @@ func exact(s *selector.Selector) bool {
 }
 
 // maxTerms bounds the rules that each packet may have to pass. Long negated
-// lists of NAT targets with ports alone get beyond.
+// lists of NAT targets with ports get beyond, and many selectors.
 const maxTerms = 64
+
+// any returns the alternatives under which a packet's flow is selected by any
+// of a list.
+func (c *compiler) any(list []selector.Selector) terms {
+	var out terms
+	for i := range list {
+		out = append(out, c.compile(&list[i])...)
+		if c.tooMany = c.tooMany || len(out) > maxTerms; c.tooMany {
+			return nil
+		}
+	}
+	return out
+}
 
 // compile returns the alternatives under which a packet's flow is selected.
 func (c *compiler) compile(s *selector.Selector) terms {
+	if !slices.Contains(s.Families(), conntrack.Family(c.family)) {
+		return nil // rules say nothing of the family itself
+	}
 	out := terms{nil}
 	for _, cond := range []terms{
 		c.addrs(s.OrigSrc, nft.CTSrc(c.family, nft.Original)),
@@ -95,12 +115,19 @@ func (c *compiler) product(a, b terms) terms {
 	return out
 }
 
-// set declares a set and returns its name.
+// set declares a set, unless there is an equal one, and returns its name.
 func (c *compiler) set(key nft.Type, interval bool, elems []nft.Element) string {
+	for _, s := range c.sets {
+		if s.Key[0] == key && s.Interval == interval && slices.EqualFunc(s.Elements, elems, equal) {
+			return s.Name
+		}
+	}
 	name := fmt.Sprintf("selector%d", len(c.sets))
 	c.sets = append(c.sets, &nft.Set{Name: name, Key: []nft.Type{key}, Interval: interval, Elements: elems})
 	return name
 }
+
+func equal(a, b nft.Element) bool { return a.End == b.End && bytes.Equal(a.Key, b.Key) }
 
 func (c *compiler) addrs(a selector.Addrs, op nft.Operand) terms {
 	if !a.Set {
@@ -136,27 +163,30 @@ func (c *compiler) inList(ranges []selector.AddrRange, not bool, op nft.Operand)
 // their own: the kernel takes them in ten times faster than ranges.
 const manyRanges = 1024
 
-// addrSets declares the sets of a list of addresses, once. A long one has two,
-// of which an address is in one if it is in the list.
-func (c *compiler) addrSets(ranges []selector.AddrRange) (sets []string) {
-	if sets, ok := c.listed[&ranges[0]]; ok {
-		return sets
+// addrSets declares the sets of a list of addresses, unless an equal one has
+// them. A long list has two, of which an address is in one if it is in the list.
+func (c *compiler) addrSets(ranges []selector.AddrRange) []string {
+	for _, l := range c.lists {
+		if len(l.ranges) == len(ranges) && (&l.ranges[0] == &ranges[0] || slices.Equal(l.ranges, ranges)) {
+			return l.sets
+		}
 	}
+	l := addrList{ranges: ranges}
 	rest := ranges
 	if len(ranges) > manyRanges {
 		var elems []nft.Element
 		elems, rest = c.singles(ranges)
-		sets = append(sets, c.set(c.family.AddrType(), false, elems))
-		c.sets[len(c.sets)-1].Size = uint32(len(elems)) // known, it is a table that need not grow
+		n := len(c.sets)
+		l.sets = append(l.sets, c.set(c.family.AddrType(), false, elems))
+		if len(c.sets) > n {
+			c.sets[n].Size = uint32(len(elems)) // known, it is a table that need not grow
+		}
 	}
 	if len(rest) > 0 {
-		sets = append(sets, c.set(c.family.AddrType(), true, c.intervals(rest)))
+		l.sets = append(l.sets, c.set(c.family.AddrType(), true, c.intervals(rest)))
 	}
-	if c.listed == nil {
-		c.listed = map[*selector.AddrRange][]string{}
-	}
-	c.listed[&ranges[0]] = sets
-	return sets
+	c.lists = append(c.lists, l)
+	return l.sets
 }
 
 // singles parts a list into elements for its single addresses and the rest.
@@ -175,30 +205,22 @@ func (c *compiler) singles(ranges []selector.AddrRange) (elems []nft.Element, re
 	return elems, rest
 }
 
-// mine returns the ranges of the compiler's family, always the same ones of a
-// list that several conditions have.
+// addrList is a list of addresses and the sets that it has become.
+type addrList struct {
+	ranges []selector.AddrRange
+	sets   []string
+}
+
+// mine returns the ranges of the compiler's family.
 func (c *compiler) mine(ranges []selector.AddrRange) []selector.AddrRange {
-	if len(ranges) == 0 {
-		return nil
-	}
-	if out, ok := c.own[&ranges[0]]; ok {
-		return out
-	}
 	var out []selector.AddrRange
 	for _, r := range ranges {
-		if c.has(r) {
+		if r.From.Is6() == (c.family == nft.IPv6) {
 			out = append(out, r)
 		}
 	}
-	if c.own == nil {
-		c.own = map[*selector.AddrRange][]selector.AddrRange{}
-	}
-	c.own[&ranges[0]] = out
 	return out
 }
-
-// has tells whether a range is of the compiler's family.
-func (c *compiler) has(r selector.AddrRange) bool { return r.From.Is6() == (c.family == nft.IPv6) }
 
 func inRange(op nft.Operand, r selector.AddrRange, not bool) nft.Statement {
 	if r.From == r.To {
@@ -359,7 +381,7 @@ func (c *compiler) targets(n selector.NAT) (plain selector.Addrs, ported []selec
 	plain = selector.Addrs{Set: true, Negated: n.Negated}
 	for _, t := range n.Targets {
 		switch {
-		case !c.has(t.Addrs):
+		case len(c.mine([]selector.AddrRange{t.Addrs})) == 0:
 		case t.Port == 0:
 			plain.Ranges = append(plain.Ranges, t.Addrs)
 		default:

@@ -12,7 +12,15 @@ import (
 const chainCoarse = "coarse"
 
 // Coarse tells whether GuardCoarse can be called.
-func (f *Fence) Coarse() bool { return f.coarse }
+func (f *Fence) Coarse() bool { return len(f.mirrors) > 0 }
+
+func mirrored(list []selector.Selector) []selector.Selector {
+	var out []selector.Selector
+	for i := range list {
+		out = append(out, list[i].Mirror())
+	}
+	return out
+}
 
 // GuardCoarse guards by the selector instead of tuples: TCP flows that do not
 // begin with a SYN, and that the selector or its mirror means, do not become
@@ -26,7 +34,7 @@ func (f *Fence) Coarse() bool { return f.coarse }
 func (f *Fence) GuardCoarse() error {
 	for _, r := range f.tables {
 		b := new(nft.Batch)
-		r.coarse(b, f.cfg.Selector)
+		r.coarse(b, f.mirrors)
 		if err := f.conn.Commit(b); err != nil {
 			return fmt.Errorf("fence: guard by the selector: %w", err)
 		}
@@ -35,10 +43,9 @@ func (f *Fence) GuardCoarse() error {
 }
 
 // coarse fills the chain, and adds the sets that its rules need.
-func (r *raised) coarse(b *nft.Batch, s *selector.Selector) {
+func (r *raised) coarse(b *nft.Batch, mirrors []selector.Selector) {
 	had := len(r.sets)
-	mirror := s.Mirror()
-	meant := append(slices.Clone(r.selected), r.compile(&mirror)...)
+	meant := append(slices.Clone(r.selected), r.any(mirrors)...)
 	for _, set := range r.sets[had:] {
 		b.AddSet(r.table, set)
 		b.AddElements(r.table, set.Name, set.Elements)
