@@ -144,7 +144,7 @@ func (c *cutting) open() (err error) {
 	}
 	c.fence, err = fence.New(fence.Config{
 		NetNS: c.o.NetNS, Silent: c.o.Silent, Without: c.o.without,
-		Selector: &c.o.Selector, Spare: c.o.Spare, Except: c.o.Except,
+		Selectors: []selector.Selector{c.o.Selector}, Spare: c.o.Spare, Except: c.o.Except,
 		Remember: c.o.Timeout + c.o.Settle + time.Minute,
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"flowcut/internal/fence"
 	"flowcut/internal/lab"
 	"flowcut/internal/lab/labtest"
+	"flowcut/selector"
 )
 
 // The fence of a negated list stops no packet of those that the list names, not
@@ -19,7 +20,7 @@ func TestNegatedListHarmsNobody(t *testing.T) {
 	busy := loaded(t, net.Clients[0].Host, lab.Streams{Kind: lab.Upload, To: at(net, port, false), Count: 3})
 	s := parse(t, "!", "--host", "192.0.2.77,192.168.1.100,203.0.113.1")
 	for i := range 60 {
-		f, err := fence.New(fence.Config{NetNS: net.Gateway.NS.Fd(), Selector: &s})
+		f, err := fence.New(fence.Config{NetNS: net.Gateway.NS.Fd(), Selectors: []selector.Selector{s}})
 		must(t, err)
 		must(t, f.Raise(conntrack.FamilyIPv4))
 		before := busy.Peers().Received()

@@ -5,6 +5,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
+	"flowcut/selector"
 )
 
 // Plan says what a cut would do now.
@@ -58,6 +59,6 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 			fenced = append(fenced, family)
 		}
 	}
-	p.Rules, p.Exact = fence.Plan(fence.Config{Silent: o.Silent, Selector: &o.Selector, Spare: o.Spare, Except: o.Except}, fenced...)
+	p.Rules, p.Exact = fence.Plan(fence.Config{Silent: o.Silent, Selectors: []selector.Selector{o.Selector}, Spare: o.Spare, Except: o.Except}, fenced...)
 	return p, nil
 }

@@ -1,9 +1,11 @@
 package fence
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"flowcut/conntrack"
 	"flowcut/internal/nft"
@@ -21,28 +23,31 @@ type (
 type compiler struct {
 	family  nft.Family
 	sets    []*nft.Set
-	last    addrList // that has become sets
-	count   bool     // compile only to count: sets need no elements
-	tooMany bool     // terms; what was compiled is of no use
+	lists   []addrList // that have become sets
+	count   bool       // compile only to count: sets need no elements
+	tooMany bool       // terms; what was compiled is of no use
 }
 
 // exact tells whether rules can say all that the selectors say.
 func (cfg *Config) exact() bool {
-	ok := cfg.Selector != nil && exact(cfg.Selector)
+	ok := len(cfg.Selectors) > 0 && exact(cfg.Selectors)
 	for i := range cfg.Except {
-		ok = ok && exact(&cfg.Except[i])
+		ok = ok && exact(cfg.Except[i:i+1])
 	}
 	return ok
 }
 
-// exact tells whether rules can say all that the selector says, for good.
-func exact(s *selector.Selector) bool {
-	if s.State.Set || s.ID.Set || s.PickedUp != selector.Any || s.Status.Set || s.Mark.Set || s.Labels.Set {
+// exact tells whether rules can say all that the selectors say, for good.
+func exact(list []selector.Selector) bool {
+	unsaid := func(s selector.Selector) bool {
+		return s.State.Set || s.ID.Set || s.PickedUp != selector.Any || s.Status.Set || s.Mark.Set || s.Labels.Set
+	}
+	if slices.ContainsFunc(list, unsaid) {
 		return false
 	}
 	for _, family := range []nft.Family{nft.IPv4, nft.IPv6} {
 		c := compiler{family: family, count: true}
-		if c.compile(s); c.tooMany {
+		if c.any(list); c.tooMany {
 			return false
 		}
 	}
@@ -50,11 +55,27 @@ func exact(s *selector.Selector) bool {
 }
 
 // maxTerms bounds the rules that each packet may have to pass. Long negated
-// lists of NAT targets with ports alone get beyond.
+// lists of NAT targets with ports get beyond, and many selectors.
 const maxTerms = 64
+
+// any returns the alternatives under which a packet's flow is selected by any
+// of a list.
+func (c *compiler) any(list []selector.Selector) terms {
+	var out terms
+	for i := range list {
+		out = append(out, c.compile(&list[i])...)
+		if c.tooMany = c.tooMany || len(out) > maxTerms; c.tooMany {
+			return nil
+		}
+	}
+	return out
+}
 
 // compile returns the alternatives under which a packet's flow is selected.
 func (c *compiler) compile(s *selector.Selector) terms {
+	if !slices.Contains(s.Families(), conntrack.Family(c.family)) {
+		return nil // rules say nothing of the family itself
+	}
 	out := terms{nil}
 	for _, cond := range []terms{
 		c.addrs(s.OrigSrc, nft.CTSrc(c.family, nft.Original)),
@@ -94,12 +115,19 @@ func (c *compiler) product(a, b terms) terms {
 	return out
 }
 
-// set declares a set and returns its name.
+// set declares a set, unless there is an equal one, and returns its name.
 func (c *compiler) set(key nft.Type, interval bool, elems []nft.Element) string {
+	for _, s := range c.sets {
+		if s.Key[0] == key && s.Interval == interval && slices.EqualFunc(s.Elements, elems, equal) {
+			return s.Name
+		}
+	}
 	name := fmt.Sprintf("selector%d", len(c.sets))
 	c.sets = append(c.sets, &nft.Set{Name: name, Key: []nft.Type{key}, Interval: interval, Elements: elems})
 	return name
 }
+
+func equal(a, b nft.Element) bool { return a.End == b.End && bytes.Equal(a.Key, b.Key) }
 
 func (c *compiler) addrs(a selector.Addrs, op nft.Operand) terms {
 	if !a.Set {
@@ -135,25 +163,29 @@ func (c *compiler) inList(ranges []selector.AddrRange, not bool, op nft.Operand)
 // their own: the kernel takes them in ten times faster than ranges.
 const manyRanges = 1024
 
-// addrSets declares the sets of a list of addresses, unless it is the very list
-// that had them last. A long one has two, of which an address is in one if it is
-// in the list.
+// addrSets declares the sets of a list of addresses, unless an equal one has
+// them. A long list has two, of which an address is in one if it is in the list.
 func (c *compiler) addrSets(ranges []selector.AddrRange) []string {
-	if c.last.first == &ranges[0] {
-		return c.last.sets
+	for _, l := range c.lists {
+		if len(l.ranges) == len(ranges) && (&l.ranges[0] == &ranges[0] || slices.Equal(l.ranges, ranges)) {
+			return l.sets
+		}
 	}
-	l := addrList{first: &ranges[0]}
+	l := addrList{ranges: ranges}
 	rest := ranges
 	if len(ranges) > manyRanges {
 		var elems []nft.Element
 		elems, rest = c.singles(ranges)
+		n := len(c.sets)
 		l.sets = append(l.sets, c.set(c.family.AddrType(), false, elems))
-		c.sets[len(c.sets)-1].Size = uint32(len(elems)) // known, it is a table that need not grow
+		if len(c.sets) > n {
+			c.sets[n].Size = uint32(len(elems)) // known, it is a table that need not grow
+		}
 	}
 	if len(rest) > 0 {
 		l.sets = append(l.sets, c.set(c.family.AddrType(), true, c.intervals(rest)))
 	}
-	c.last = l
+	c.lists = append(c.lists, l)
 	return l.sets
 }
 
@@ -175,8 +207,8 @@ func (c *compiler) singles(ranges []selector.AddrRange) (elems []nft.Element, re
 
 // addrList is a list of addresses and the sets that it has become.
 type addrList struct {
-	first *selector.AddrRange
-	sets  []string
+	ranges []selector.AddrRange
+	sets   []string
 }
 
 // mine returns the ranges of the compiler's family.

@@ -26,10 +26,13 @@ import (
 
 // Config says what a fence is for.
 type Config struct {
-	NetNS    int  // descriptor of a network namespace, 0: the calling thread's
-	Silent   bool // drop, and tell nobody
-	Without  Part // parts left out, to show in tests what they are for
-	Selector *selector.Selector
+	NetNS   int  // descriptor of a network namespace, 0: the calling thread's
+	Silent  bool // drop, and tell nobody
+	Without Part // parts left out, to show in tests what they are for
+
+	// Selectors say which flows are meant: those that any of them matches.
+	// Without one, none is but those that Guard is told.
+	Selectors []selector.Selector
 
 	// Spare are flows that pass in both directions: original tuples, or reply
 	// tuples turned round.
@@ -137,7 +140,7 @@ func (f *Fence) lay(family conntrack.Family) *raised {
 			r.spare = append(r.spare, nft.Element{Key: key(t)}, nft.Element{Key: key(t.Invert())})
 		}
 	}
-	r.table = r.layout.table(f.name, f.cfg.Selector, f.cfg.Except, f.exact)
+	r.table = r.layout.table(f.name, f.cfg.Selectors, f.cfg.Except, f.exact)
 	return r
 }
 

@@ -80,7 +80,7 @@ func (w *world) moving(while time.Duration) []bool {
 
 // meant tells which of the flows the selector matches, by the entry that the
 // gateway has for each.
-func (w *world) meant(t *testing.T, s *selector.Selector) []bool {
+func (w *world) meant(t *testing.T, s *selector.Set) []bool {
 	t.Helper()
 	ct, err := conntrack.Dial(conntrack.Config{NetNS: w.net.Gateway.NS.Fd()})
 	if err != nil {
@@ -172,12 +172,52 @@ func TestRulesSayWhatMatchSays(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !exact(&s) {
+			if !exact([]selector.Selector{s}) {
 				t.Fatal("not expressed by rules")
 			}
-			w.compare(t, &s)
+			w.compare(t, selector.NewSet([]selector.Selector{s}))
 		})
 	}
+}
+
+// The rules stop exactly the flows that any of several selectors matches.
+func TestRulesSayWhatSetsSay(t *testing.T) {
+	w := newWorld(t)
+	hosts := long("192.168.1.100,fd00:1::100")
+	for _, lines := range [][]string{
+		{"-s 203.0.113.2", "-p icmpv6"},
+		{"--host 192.168.1.100", "--host fd00:1::100 -p tcp", "-g 192.168.2.100"},
+		{"-p udp --dport 5201", "! --dport 5201", "-g 192.168.1.100:5202 -f ipv4"},
+		{"! -s 203.0.113.0/24 -f ipv4", "-s fd00:1::/64 ! -g"},
+		{"-p udp --host " + hosts, "-p icmp ! --host " + hosts, "-p icmpv6 ! -s " + hosts},
+		{"-s " + long("203.0.113.0/24"), "-p udp -s " + long("203.0.113.2,fd00:1::/64")},
+	} {
+		t.Run(brief(lines), func(t *testing.T) {
+			set := selector.NewSet(parse(t, lines...))
+			if len(set.Merged()) != len(lines) || !exact(set.Merged()) {
+				t.Fatalf("not expressed by rules, or merged: %s", set.Brief())
+			}
+			w.compare(t, set)
+		})
+	}
+}
+
+func brief(lines []string) string {
+	name := strings.Join(lines, " or ")
+	return name[:min(len(name), 80)]
+}
+
+func parse(t *testing.T, lines ...string) []selector.Selector {
+	t.Helper()
+	var out []selector.Selector
+	for _, line := range lines {
+		s, err := selector.Parse(strings.Fields(line))
+		if err != nil {
+			t.Fatalf("%s: %v", brief([]string{line}), err)
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 // stands tells whether a flow that is not meant does not go on.
@@ -205,11 +245,11 @@ func long(list string) string {
 }
 
 // compare raises a silent fence and looks which flows stand still.
-func (w *world) compare(t *testing.T, s *selector.Selector) {
+func (w *world) compare(t *testing.T, s *selector.Set) {
 	t.Helper()
 	labtest.Until(t, "all flows go on", func() bool { return !slices.Contains(w.moving(20*time.Millisecond), false) })
 	meant := w.meant(t, s)
-	f, err := New(Config{NetNS: w.net.Gateway.NS.Fd(), Silent: true, Selector: s})
+	f, err := New(Config{NetNS: w.net.Gateway.NS.Fd(), Silent: true, Selectors: s.Merged()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -84,12 +84,12 @@ type layout struct {
 	except   terms         // under which a flow is left alone
 }
 
-// table lays the table out. With exact, the rules know the selector; otherwise
+// table lays the table out. With exact, the rules know the selectors; otherwise
 // only tuples that come in with the guard.
-func (l *layout) table(name string, s *selector.Selector, except []selector.Selector, exact bool) *nft.Table {
+func (l *layout) table(name string, meant, except []selector.Selector, exact bool) *nft.Table {
 	var selected terms
 	if exact {
-		selected = l.compile(s)
+		selected = l.any(meant)
 		for i := range except {
 			l.except = append(l.except, l.compile(&except[i])...)
 		}
