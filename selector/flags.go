@@ -21,7 +21,8 @@ type Flags struct {
 	// the user's mistake; Flag and Value are filled in.
 	NFT func(family, table, set string) ([]AddrRange, error)
 
-	words []word // in the order given
+	words   []word // in the order given
+	noFiles bool   // refuse @FILE
 }
 
 // word is one flag as it was given.
@@ -48,6 +49,9 @@ type list struct {
 	negated bool
 	items   []string
 }
+
+// argAddr begins the placeholder of flags that take addresses.
+const argAddr = "ADDR"
 
 // Bare values of flags whose value is optional.
 const (
@@ -93,7 +97,7 @@ var conditions = []condition{
 
 func addrCondition(name, short string, aliases []string, usage string, field func(*Selector) *Addrs) condition {
 	return condition{
-		name: name, short: short, aliases: aliases, arg: "ADDR", usage: usage,
+		name: name, short: short, aliases: aliases, arg: argAddr, usage: usage,
 		parse:  func(p *parser, s *Selector, l list) *Error { return p.addrs(field(s), l) },
 		format: func(s *Selector) (list, bool) { return formatAddrs(field(s)) },
 	}
@@ -113,7 +117,7 @@ func portCondition(name, alias, usage string, field func(*Selector) *Ports) cond
 
 func natCondition(name, short, usage string, field func(*Selector) *NAT) condition {
 	return condition{
-		name: name, short: short, arg: "ADDR[:PORT]", bare: anyTarget, usage: usage,
+		name: name, short: short, arg: argAddr + "[:PORT]", bare: anyTarget, usage: usage,
 		parse:  func(p *parser, s *Selector, l list) *Error { return p.targets(s, field(s), l) },
 		format: func(s *Selector) (list, bool) { return formatNAT(field(s)) },
 	}
@@ -171,7 +175,7 @@ func (v *flagValue) Set(value string) error {
 //
 // Errors are of type *Error, or wrap one of NFT.
 func (f *Flags) Selector(stdin io.Reader) (Selector, error) {
-	p := parser{stdin: stdin, labelFile: f.LabelFile, nft: f.NFT}
+	p := parser{stdin: stdin, labelFile: f.LabelFile, nft: f.NFT, noFiles: f.noFiles}
 	if p.labelFile == "" {
 		p.labelFile = DefaultLabelFile
 	}

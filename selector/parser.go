@@ -19,6 +19,7 @@ type parser struct {
 	stdinUsed bool
 	labelFile string
 	nft       func(family, table, set string) ([]AddrRange, error)
+	noFiles   bool  // refuse @FILE
 	failed    error // of nft, where it is not the user's mistake
 	nothing   bool  // a list of translation targets came out empty: no flow can match
 }
@@ -196,7 +197,7 @@ func (p *parser) pickedUp(s *Selector, l list) *Error {
 	return nil
 }
 
-// addrItems parses a list whose items may be files, or sets of nf_tables whose
+// addrItems parses a list whose items may be files, the empty one among them, or sets of nf_tables whose
 // ranges from makes items of.
 func addrItems[T any](p *parser, l list, parse func(string) (T, *Error), from func(AddrRange) T) ([]T, *Error) {
 	var out []T
@@ -204,6 +205,7 @@ func addrItems[T any](p *parser, l list, parse func(string) (T, *Error), from fu
 		name, isFile := strings.CutPrefix(item, "@")
 		ref, isSet := strings.CutPrefix(item, setPrefix)
 		switch {
+		case item == emptyFile:
 		case isSet:
 			rs, err := p.set(ref)
 			if err != nil {
@@ -272,6 +274,8 @@ func (p *parser) open(name string) (io.ReadCloser, *Error) {
 	switch {
 	case name == "":
 		return nil, wrong("@", "no file named", "write @FILE, or @- for standard input")
+	case p.noFiles:
+		return nil, wrong("@"+name, "no file is read here", "give the addresses")
 	case name == "-" && p.stdin == nil:
 		return nil, wrong("@-", "there is no standard input here", "write @FILE")
 	case name == "-" && p.stdinUsed:

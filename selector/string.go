@@ -11,6 +11,10 @@ import (
 // emptyFile stands for an empty list of addresses, for which there is no word.
 const emptyFile = "@/dev/null"
 
+// reversedTarget begins the targets of a translation that Mirror has turned
+// round, for which there is no word.
+const reversedTarget = "from:"
+
 // briefItems is the number of a list's items that Brief shows.
 const briefItems = 4
 
@@ -94,7 +98,7 @@ func formatNAT(n *NAT) (list, bool) {
 		items = []string{anyTarget}
 	}
 	if n.Reversed {
-		items[0] = "from:" + items[0]
+		items[0] = reversedTarget + items[0]
 	}
 	return list{n.Negated, items}, n.Set
 }
