@@ -120,7 +120,9 @@ func (s *conn) dump(ctx context.Context, x *Filter, sup Support, each func(*Flow
 // overwritten every time.
 func receiveEach[T any](ctx context.Context, s *conn, op string, parse func([]byte, *T) error, each func(*T) (stop bool)) error {
 	var v T
-	return s.roundTrip(ctx, op, "", func(_ header, b []byte) (bool, error) {
+	p := prefetch{s: s}
+	defer p.stop()
+	return s.exchange(ctx, op, "", p.receive, func(_ header, b []byte) (bool, error) {
 		b, err := attributes(b)
 		if err != nil {
 			return false, err
