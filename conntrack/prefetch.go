@@ -10,11 +10,9 @@ const (
 	// caller's goroutine. Most answers have no more.
 	prefetchAfter = 2
 
-	// prefetchBatch is how many datagrams are handed over at once, and
-	// prefetchBatches how many such there are: the one that is received, the
-	// one that is worked on, and one in between.
-	prefetchBatch   = 4
-	prefetchBatches = 3
+	// prefetchRoom is how many datagrams may wait for the caller. More at once
+	// would cost a caller that stops early the time they take.
+	prefetchRoom = 6
 )
 
 // prefetch receives the answer to a dump. The kernel makes the next piece of it
@@ -61,10 +59,10 @@ func (p *prefetch) receive(ctx context.Context) ([]byte, error) {
 
 // start starts the goroutine.
 func (p *prefetch) start() {
-	p.free = make(chan *datagrams, prefetchBatches)
-	p.full = make(chan *datagrams, prefetchBatches)
-	for range prefetchBatches {
-		p.free <- newDatagrams(prefetchBatch, recvSize)
+	p.free = make(chan *datagrams, prefetchRoom)
+	p.full = make(chan *datagrams, prefetchRoom)
+	for range prefetchRoom {
+		p.free <- newDatagrams(1, recvSize)
 	}
 	go p.run()
 }
@@ -85,7 +83,7 @@ func (p *prefetch) run() {
 }
 
 // stop ends the goroutine and waits for that: as long as the kernel takes for
-// a few datagrams at most.
+// one datagram at most.
 func (p *prefetch) stop() {
 	if p.full == nil {
 		return
