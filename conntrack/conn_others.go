@@ -50,6 +50,8 @@ func openNetNS(int) (*netNS, error)    { return nil, errNotLinux }
 func (*netNS) dial(int) (*conn, error) { return nil, errNotLinux }
 func (*netNS) close() error            { return nil }
 
+func kernelRelease() string { return "" }
+
 func dialScratch() (*conn, error) { return nil, errNotLinux }
 
 var errNotLinux = &NotSupportedError{Feature: "connection tracking outside of Linux"}

@@ -19,7 +19,9 @@ const (
 // while one receives, so that receiving is most of the work: a goroutine does
 // it beside what the caller does with the pieces, if there are many.
 type prefetch struct {
-	s    *conn
+	s      *conn
+	before func() error // unless nil, runs before the first datagram is received
+
 	seen int // datagrams received without the goroutine
 
 	free, full chan *datagrams // nil before the goroutine is started
@@ -30,6 +32,11 @@ type prefetch struct {
 
 // receive returns the next datagram, as [conn.receive] does.
 func (p *prefetch) receive(ctx context.Context) ([]byte, error) {
+	if p.seen == 0 && p.before != nil {
+		if err := p.before(); err != nil {
+			return nil, err
+		}
+	}
 	if p.seen < prefetchAfter {
 		p.seen++
 		return p.s.receive(ctx)
