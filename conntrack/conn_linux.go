@@ -155,15 +155,14 @@ func (c *conn) receiveOnce(flags int) (n int, from unix.Sockaddr, err error) {
 // receiveMany receives as many datagrams as d has room for and are there, at
 // least one. Like receive it does not wait.
 func (c *conn) receiveMany(d *datagrams) error {
-	var err error
-	rerr := c.raw.Read(func(fd uintptr) bool {
-		err = d.receive(fd)
-		return true
-	})
+	err := c.raw.Read(d.read)
+	if err == nil {
+		err = d.err
+	}
 	if errors.Is(err, unix.EAGAIN) {
 		return errNoAnswer
 	}
-	return c.closedError(errors.Join(rerr, err))
+	return c.closedError(err)
 }
 
 // closedError turns the error of a socket that was closed under us into ErrClosed.

@@ -23,6 +23,9 @@ type datagrams struct {
 	size int
 
 	got, at int // datagrams received, and handed out
+
+	read func(fd uintptr) bool // receives without waiting, made once
+	err  error                 // what read met with
 }
 
 // newDatagrams makes room for n datagrams of size bytes.
@@ -37,6 +40,10 @@ func newDatagrams(n, size int) *datagrams {
 		d.msgs[i].hdr.Iov = &d.iovs[i]
 		d.msgs[i].hdr.SetIovlen(1)
 		d.msgs[i].hdr.Name = (*byte)(unsafe.Pointer(&d.from[i]))
+	}
+	d.read = func(fd uintptr) bool {
+		d.err = d.receive(fd)
+		return true
 	}
 	return d
 }

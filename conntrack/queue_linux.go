@@ -25,9 +25,8 @@ type eventQueue struct {
 	*conn
 	*datagrams
 
-	wait bool // fill is to wait
-	err  error
-	read func(fd uintptr) bool // receive, made once
+	wait     bool                  // fill is to wait
+	waitRead func(fd uintptr) bool // receiveBatch, made once
 }
 
 // newEventQueue makes s receive the messages of groups in a receive queue of
@@ -43,7 +42,7 @@ func newEventQueue(s *conn, rcvbuf int, groups []uint32) (*eventQueue, error) {
 		return nil, fmt.Errorf("join groups %d: %w", groups, err)
 	}
 	q := &eventQueue{conn: s, datagrams: newDatagrams(queueBatch, queueRoom)}
-	q.read = q.receiveBatch
+	q.waitRead = q.receiveBatch
 	return q, nil
 }
 
@@ -73,7 +72,7 @@ func (c *conn) join(groups []uint32) error {
 // after which the queue is to be read on; errQueueWoken.
 func (q *eventQueue) fill(wait bool) error {
 	q.wait = wait
-	err := q.raw.Read(q.read)
+	err := q.raw.Read(q.waitRead)
 	if err == nil {
 		err = q.err
 	}
