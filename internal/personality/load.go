@@ -20,7 +20,7 @@ const (
 // load is -R: a file of command lines, which are all read before any is run.
 // The first that the kernel refuses ends it.
 func (s *session) load(path string) error {
-	var in io.Reader = patient{ctx: s.ctx, read: s.config.Stdin.Read}
+	var in io.Reader = patientReader{ctx: s.ctx, read: s.config.Stdin.Read}
 	if path != "-" {
 		f, err := Within(s.ctx, 0, func() (*os.File, error) { return os.Open(path) }) // waits if it is a FIFO
 		if s.ctx.Err() != nil {
@@ -30,7 +30,7 @@ func (s *session) load(path string) error {
 			return usage("Failed to open file %s for reading", path)
 		}
 		defer func() { _ = f.Close() }() // it was only read
-		in = patient{ctx: s.ctx, read: f.Read}
+		in = patientReader{ctx: s.ctx, read: f.Read}
 	}
 	lines, err := s.readLines(in)
 	if err != nil {
