@@ -127,6 +127,41 @@ func (l *line) commandText() string {
 // splitLine takes a line apart into words. Blanks divide words, unless between
 // quotes, where \ takes the meaning from the character behind it.
 func splitLine(text string) ([]string, error) {
+	split := splitPlain
+	if strings.IndexByte(text, '"') >= 0 {
+		split = splitQuoted
+	}
+	words, err := split(text)
+	if err == nil && len(words) > maxWords {
+		return nil, usage("more than %d words", maxWords)
+	}
+	return words, err
+}
+
+// splitPlain takes a line without quotes apart. The words are parts of it.
+func splitPlain(text string) ([]string, error) {
+	words := make([]string, 0, 1+strings.Count(text, " "))
+	start := 0
+	for i := range len(text) + 1 {
+		if i < len(text) && text[i] != ' ' && text[i] != '\t' {
+			continue
+		}
+		if i-start > maxWordBytes {
+			return nil, errLongWord
+		}
+		if i > start {
+			words = append(words, text[start:i])
+		}
+		start = i + 1
+	}
+	return words, nil
+}
+
+// errLongWord refuses a line.
+var errLongWord = usage("a word is longer than %d bytes", maxWordBytes)
+
+// splitQuoted takes a line with quotes apart.
+func splitQuoted(text string) ([]string, error) {
 	var words []string
 	var word []byte
 	quoted, escaped := false, false
@@ -148,7 +183,7 @@ func splitLine(text string) ([]string, error) {
 			word = append(word, c)
 		}
 		if len(word) > maxWordBytes {
-			return nil, usage("a word is longer than %d bytes", maxWordBytes)
+			return nil, errLongWord
 		}
 		if end {
 			words, word = append(words, string(word)), word[:0]
@@ -159,9 +194,6 @@ func splitLine(text string) ([]string, error) {
 	}
 	if len(word) > 0 {
 		words = append(words, string(word))
-	}
-	if len(words) > maxWords {
-		return nil, usage("more than %d words", maxWords)
 	}
 	return words, nil
 }
