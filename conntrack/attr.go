@@ -21,18 +21,27 @@ type attrType uint16
 // payload of, for the error.
 func nextAttr(b []byte, name string) (t attrType, v, rest []byte, err error) {
 	if len(b) < attrHeaderLen {
-		return 0, nil, nil, lengthError(name+" attribute header", len(b), attrHeaderLen)
+		return 0, nil, nil, attrError(b, name)
 	}
 	n := int(binary.NativeEndian.Uint16(b))
-	t = attrType(binary.NativeEndian.Uint16(b[2:])) & attrTypeMask
-	if n < attrHeaderLen {
-		return 0, nil, nil, lengthError(fmt.Sprintf("%s attribute %d", name, t), n, attrHeaderLen)
-	}
-	if n > len(b) {
-		return 0, nil, nil, fmt.Errorf("%s attribute %d: %d bytes, %d left", name, t, n, len(b))
+	if n < attrHeaderLen || n > len(b) {
+		return 0, nil, nil, attrError(b, name)
 	}
 	// The last attribute of a nest may come without its padding.
-	return t, b[attrHeaderLen:n], b[min(align4(n), len(b)):], nil
+	return attrType(binary.NativeEndian.Uint16(b[2:])) & attrTypeMask, b[attrHeaderLen:n], b[min(align4(n), len(b)):], nil
+}
+
+// attrError tells why b does not begin with an attribute.
+func attrError(b []byte, name string) error {
+	if len(b) < attrHeaderLen {
+		return lengthError(name+" attribute header", len(b), attrHeaderLen)
+	}
+	n := int(binary.NativeEndian.Uint16(b))
+	t := attrType(binary.NativeEndian.Uint16(b[2:])) & attrTypeMask
+	if n < attrHeaderLen {
+		return lengthError(fmt.Sprintf("%s attribute %d", name, t), n, attrHeaderLen)
+	}
+	return fmt.Errorf("%s attribute %d: %d bytes, %d left", name, t, n, len(b))
 }
 
 // align4 rounds n up to the alignment of netlink attributes and messages.

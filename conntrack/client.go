@@ -21,7 +21,7 @@ type Config struct {
 // Client talks to the connection tracking of one network namespace.
 //
 // Its methods may be called at once from several goroutines; each call uses a
-// socket of its own. It starts no goroutine.
+// socket of its own. A long dump is received by a goroutine, which ends with it.
 type Client struct {
 	ns     *netNS
 	rcvbuf int // for tests: size of the sockets' receive queue
@@ -160,6 +160,15 @@ func wrap(op string, err error) error {
 // answer to each until the kernel has finished. stop ends it early: then the
 // socket has answers under way.
 func (s *conn) roundTrip(ctx context.Context, op, of string, each func(h header, payload []byte) (stop bool, err error)) error {
+	return s.exchange(ctx, op, of, s.receive, each)
+}
+
+// exchange is roundTrip with another way to receive.
+func (s *conn) exchange(
+	ctx context.Context, op, of string,
+	receive func(context.Context) ([]byte, error),
+	each func(h header, payload []byte) (stop bool, err error),
+) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -167,7 +176,7 @@ func (s *conn) roundTrip(ctx context.Context, op, of string, each func(h header,
 		return err
 	}
 	for {
-		b, err := s.receive(ctx)
+		b, err := receive(ctx)
 		if err != nil {
 			return err
 		}

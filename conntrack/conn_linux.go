@@ -12,7 +12,7 @@ import (
 )
 
 // recvSize is the size of the receive buffer. The kernel fills at most 32 KiB
-// of a dump at a time.
+// of a dump at a time (netlink_recvmsg), and one buffer for each.
 const recvSize = 64 << 10
 
 // conn is one netlink socket. One request is under way at a time.
@@ -150,6 +150,19 @@ func (c *conn) receiveOnce(flags int) (n int, from unix.Sockaddr, err error) {
 		}
 	})
 	return n, from, errors.Join(rerr, err)
+}
+
+// receiveMany receives as many datagrams as d has room for and are there, at
+// least one. Like receive it does not wait.
+func (c *conn) receiveMany(d *datagrams) error {
+	err := c.raw.Read(d.read)
+	if err == nil {
+		err = d.err
+	}
+	if errors.Is(err, unix.EAGAIN) {
+		return errNoAnswer
+	}
+	return c.closedError(err)
 }
 
 // closedError turns the error of a socket that was closed under us into ErrClosed.

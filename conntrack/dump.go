@@ -1,7 +1,9 @@
 package conntrack
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"iter"
 )
 
@@ -49,7 +51,7 @@ func (c *Client) dumpList(ctx context.Context, op string, typ msgType, f Family)
 		return c.stream(op, func(s *conn) (stopped bool, err error) {
 			s.request(typ, flagDump, f, versionPlain)
 			s.seal()
-			err = receiveEach(ctx, s, op, parseFlow, func(f *Flow) bool {
+			err = receiveEach(ctx, s, op, nil, parseFlow, func(f *Flow) bool {
 				stopped = x.Match(f) && each(f)
 				return stopped
 			})
@@ -73,10 +75,55 @@ func sequence[T any](dump func(each func(*T) (stop bool)) error) iter.Seq2[*T, e
 	}
 }
 
+// smallTable is how many flows are received in no more time than it takes to
+// find out whether the kernel can be trusted with a filter.
+const smallTable = 2048
+
 // dump hands each flow that matches x to each until that returns true.
+//
+// A probe of the kernel's filter walks through the hash table, as a dump does:
+// so the dump begins while it is made, and begins again if the kernel
+// disappoints.
 func (c *Client) dump(ctx context.Context, x *Filter, each func(*Flow) (stop bool)) error {
+	hope, unproven := x.hope()
+	if !unproven {
+		return c.dumpTrusting(ctx, x, hope, nil, each)
+	}
+	if n, err := c.Count(ctx); err == nil && n <= smallTable {
+		return c.dumpTrusting(ctx, x, Support{}, nil, each)
+	}
+	probed := make(chan struct{})
+	var sup Support
+	go func() {
+		defer close(probed)
+		sup = x.support()
+	}()
+	err := c.dumpTrusting(ctx, x, hope, func() error {
+		<-probed
+		f := x.family()
+		if !bytes.Equal(x.append(nil, f, sup), x.append(nil, f, hope)) {
+			return errMistrust
+		}
+		return nil
+	}, each)
+	<-probed
+	if errors.Is(err, errMistrust) {
+		return c.dumpTrusting(ctx, x, sup, nil, each)
+	}
+	return err
+}
+
+// errMistrust means that the kernel was asked for what it does not do right.
+var errMistrust = errors.New("the kernel's filter is wrong")
+
+// dumpTrusting is dump where the kernel is trusted with sup of x. Before the
+// first flow proof is asked, unless it is nil.
+func (c *Client) dumpTrusting(
+	ctx context.Context, x *Filter, sup Support, proof func() error, each func(*Flow) (stop bool),
+) error {
 	return c.stream("dump", func(s *conn) (stopped bool, err error) {
-		err = s.dump(ctx, x, x.support(), func(f *Flow) bool {
+		s.requestDump(x, sup)
+		err = receiveEach(ctx, s, "dump", proof, parseFlow, func(f *Flow) bool {
 			stopped = x.Match(f) && each(f)
 			return stopped
 		})
@@ -112,15 +159,21 @@ func (c *Client) stream(op string, f func(*conn) (stopped bool, err error)) erro
 // hands each to each until that returns true.
 func (s *conn) dump(ctx context.Context, x *Filter, sup Support, each func(*Flow) (stop bool)) error {
 	s.requestDump(x, sup)
-	return receiveEach(ctx, s, "dump", parseFlow, each)
+	return receiveEach(ctx, s, "dump", nil, parseFlow, each)
 }
 
 // receiveEach sends the request in s.out and hands what parse makes of the
 // attributes of each answer to each until that returns true. It is one value,
-// overwritten every time.
-func receiveEach[T any](ctx context.Context, s *conn, op string, parse func([]byte, *T) error, each func(*T) (stop bool)) error {
+// overwritten every time. before, unless it is nil, runs when the kernel has
+// begun to answer, and may forbid to read that.
+func receiveEach[T any](
+	ctx context.Context, s *conn, op string, before func() error,
+	parse func([]byte, *T) error, each func(*T) (stop bool),
+) error {
 	var v T
-	return s.roundTrip(ctx, op, "", func(_ header, b []byte) (bool, error) {
+	p := prefetch{s: s, before: before}
+	defer p.stop()
+	return s.exchange(ctx, op, "", p.receive, func(_ header, b []byte) (bool, error) {
 		b, err := attributes(b)
 		if err != nil {
 			return false, err

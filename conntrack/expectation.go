@@ -199,14 +199,6 @@ func (e *Expectation) parseNAT(b []byte) error {
 	return nil
 }
 
-// parseTextAgain is parseText, but returns old where that is the text.
-func parseTextAgain(v []byte, name, old string) (string, error) {
-	if n := len(v); n > 0 && v[n-1] == 0 && string(v[:n-1]) == old {
-		return old, nil
-	}
-	return parseText(v, name)
-}
-
 // appendExpectation appends every attribute of e, as the kernel would send it.
 func appendExpectation(b []byte, e *Expectation) ([]byte, error) {
 	b, err := e.appendTuples(b)

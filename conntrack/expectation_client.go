@@ -55,7 +55,7 @@ func (c *Client) dumpExpectations(ctx context.Context, flags msgFlags, f Family,
 			s.out = of(s.out)
 		}
 		s.seal()
-		err = receiveEach(ctx, s, op, parseExpectation, func(e *Expectation) bool {
+		err = receiveEach(ctx, s, op, nil, parseExpectation, func(e *Expectation) bool {
 			stopped = each(e)
 			return stopped
 		})

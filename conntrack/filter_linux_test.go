@@ -21,7 +21,7 @@ func zoo(r *rand.Rand, n int) []*Flow {
 	protos := []Proto{ProtoTCP, ProtoTCP, ProtoUDP, ProtoUDP, ProtoSCTP, ProtoUDPLite, ProtoGRE, ProtoICMP, 200}
 	var flows []*Flow
 	for range n {
-		f := &Flow{Has: AttrReply | AttrMark | AttrStatus, Timeout: time.Minute}
+		f := &Flow{Has: AttrReply | AttrMark | AttrStatus, Timeout: time.Hour}
 		pick, p := addr4, protos[r.IntN(len(protos))]
 		if r.IntN(3) == 0 {
 			pick = addr6

@@ -182,7 +182,21 @@ const (
 // parseFlow reads the attributes of one conntrack message into f, whose old
 // value is gone afterwards, also on error. The bytes are not kept.
 func parseFlow(b []byte, f *Flow) error {
-	*f = Flow{}
+	// Most flows have the texts of the one before: they need no new memory.
+	*f = Flow{Helper: f.Helper, SecCtx: f.SecCtx}
+	err := f.parse(b)
+	if err != nil || f.Has&AttrHelper == 0 {
+		f.Helper = ""
+	}
+	if err != nil || f.Has&AttrSecCtx == 0 {
+		f.SecCtx = ""
+	}
+	return err
+}
+
+// parse reads attributes into f, which has none, but may have texts that were
+// another flow's.
+func (f *Flow) parse(b []byte) error {
 	for len(b) > 0 {
 		t, v, rest, err := nextAttr(b, "conntrack message")
 		if err != nil {

@@ -143,11 +143,30 @@ func TestParseTranslated(t *testing.T) {
 	}
 }
 
+// TestParseKeepsNoText holds a Flow to no text of the one that it held before.
+func TestParseKeepsNoText(t *testing.T) {
+	f := &Flow{Has: AttrHelper | AttrSecCtx, Helper: "ftp", SecCtx: "a:b:c"}
+	for name, b := range fixtures(t) {
+		want := mustParse(t, b)
+		for _, have := range []Flow{*f, *want, {Helper: want.Helper + "x", SecCtx: want.SecCtx + "x"}} {
+			if err := parseFlow(b, &have); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, &have, cmpAddr); diff != "" {
+				t.Errorf("%s over another (-want +got):\n%s", name, diff)
+			}
+		}
+	}
+	if err := parseFlow([]byte{1}, f); err == nil || f.Helper != "" || f.SecCtx != "" {
+		t.Errorf("after an error: %+v, %v", f, err)
+	}
+}
+
 func TestParseDoesNotAllocate(t *testing.T) {
 	f := new(Flow)
 	for name, b := range fixtures(t) {
-		if strings.HasPrefix(name, "secctx") || strings.HasPrefix(name, "helper") {
-			continue // strings are the Flow's own
+		if mustParse(t, b).HelpInfo != nil {
+			continue // the Flow's own
 		}
 		n := testing.AllocsPerRun(100, func() {
 			if err := parseFlow(b, f); err != nil {

@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 )
@@ -20,6 +21,8 @@ const attrSecCtxName attrType = 1 // CTA_SECCTX_NAME
 
 // parseHelp reads CTA_HELP.
 func (f *Flow) parseHelp(b []byte) error {
+	last := f.Helper
+	f.Helper = ""
 	for len(b) > 0 {
 		t, v, rest, err := nextAttr(b, "CTA_HELP")
 		if err != nil {
@@ -28,7 +31,7 @@ func (f *Flow) parseHelp(b []byte) error {
 		b = rest
 		switch t {
 		case attrHelpName:
-			f.Helper, err = parseText(v, "CTA_HELP_NAME")
+			f.Helper, err = parseTextAgain(v, "CTA_HELP_NAME", last)
 		case attrHelpInfo:
 			if len(v) > maxText {
 				return lengthError("CTA_HELP_INFO", len(v), maxText)
@@ -54,6 +57,8 @@ func (f *Flow) appendHelp(b []byte) []byte {
 
 // parseSecCtx reads CTA_SECCTX.
 func (f *Flow) parseSecCtx(b []byte) error {
+	last := f.SecCtx
+	f.SecCtx = ""
 	for len(b) > 0 {
 		t, v, rest, err := nextAttr(b, "CTA_SECCTX")
 		if err != nil {
@@ -61,7 +66,7 @@ func (f *Flow) parseSecCtx(b []byte) error {
 		}
 		b = rest
 		if t == attrSecCtxName {
-			if f.SecCtx, err = parseText(v, "CTA_SECCTX_NAME"); err != nil {
+			if f.SecCtx, err = parseTextAgain(v, "CTA_SECCTX_NAME", last); err != nil {
 				return err
 			}
 		}
@@ -82,6 +87,14 @@ func parseText(v []byte, name string) (string, error) {
 		return "", lengthError(name, len(v), maxText)
 	}
 	return parseString(v), nil
+}
+
+// parseTextAgain is parseText, but returns old where that is the text.
+func parseTextAgain(v []byte, name, old string) (string, error) {
+	if string(bytes.TrimSuffix(v, []byte{0})) == old {
+		return old, nil
+	}
+	return parseText(v, name)
 }
 
 // validateText refuses text that would not fit into an attribute.

@@ -96,3 +96,13 @@ func dialScratch() (*conn, error) {
 	runtime.UnlockOSThread()
 	return c, err
 }
+
+// kernelRelease returns the release of the kernel, such as "6.18.2", "" if it
+// does not tell.
+func kernelRelease() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}

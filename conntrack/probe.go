@@ -3,6 +3,7 @@ package conntrack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -154,8 +155,12 @@ func probeIPv4() (Support, error) {
 	}, nil
 }
 
-// probeAddrIPv6 probes the addresses of IPv6 tuples.
+// probeAddrIPv6 probes the addresses of IPv6 tuples, unless the kernel is one
+// of those that are known to compare them inverted.
 func probeAddrIPv6() (Support, error) {
+	if invertsIPv6() {
+		return Support{}, nil
+	}
 	got, err := newProbe(probeTupleIPv6).addAddrs().inScratch()
 	return Support{AddrIPv6: got == kindTarget}, err
 }
@@ -164,6 +169,17 @@ func probeAddrIPv6() (Support, error) {
 func probePortsIPv6() (Support, error) {
 	got, err := newProbe(probeTupleIPv6).addPorts().inScratch()
 	return Support{PortsIPv6: got == kindTarget}, err
+}
+
+// invertsIPv6 tells whether the kernel is Linux 6.18 or older. Taking another
+// for one of those, or one that was mended for one, costs speed alone.
+func invertsIPv6() bool {
+	const major, minor = 6, 18
+	var a, b int
+	if _, err := fmt.Sscanf(kernelRelease(), "%d.%d", &a, &b); err != nil {
+		return false
+	}
+	return a < major || a == major && b <= minor
 }
 
 // probeZone probes the zone.

@@ -6,7 +6,6 @@ import (
 	"math"
 	"os"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,25 +20,13 @@ const (
 	queueRoom = 8 << 10
 )
 
-// mmsghdr is struct mmsghdr.
-type mmsghdr struct {
-	hdr unix.Msghdr
-	len uint32
-}
-
 // eventQueue is a socket that receives events, many at a time.
 type eventQueue struct {
 	*conn
-	msgs [queueBatch]mmsghdr
-	iovs [queueBatch]unix.Iovec
-	from [queueBatch]unix.RawSockaddrNetlink
-	room []byte // queueRoom for each
+	*datagrams
 
-	got, at int // datagrams received, and handed out
-
-	wait bool // fill is to wait
-	err  error
-	read func(fd uintptr) bool // receive, made once
+	wait     bool                  // fill is to wait
+	waitRead func(fd uintptr) bool // receiveBatch, made once
 }
 
 // newEventQueue makes s receive the messages of groups in a receive queue of
@@ -54,15 +41,8 @@ func newEventQueue(s *conn, rcvbuf int, groups []uint32) (*eventQueue, error) {
 	if err := s.join(groups); err != nil {
 		return nil, fmt.Errorf("join groups %d: %w", groups, err)
 	}
-	q := &eventQueue{conn: s, room: make([]byte, queueBatch*queueRoom)}
-	for i := range q.msgs {
-		q.iovs[i].Base = &q.room[i*queueRoom]
-		q.iovs[i].SetLen(queueRoom)
-		q.msgs[i].hdr.Iov = &q.iovs[i]
-		q.msgs[i].hdr.SetIovlen(1)
-		q.msgs[i].hdr.Name = (*byte)(unsafe.Pointer(&q.from[i]))
-	}
-	q.read = q.receiveBatch
+	q := &eventQueue{conn: s, datagrams: newDatagrams(queueBatch, queueRoom)}
+	q.waitRead = q.receiveBatch
 	return q, nil
 }
 
@@ -91,8 +71,8 @@ func (c *conn) join(groups []uint32) error {
 // or, if not told to, returns errQueueEmpty. Further errors: errQueueOverrun,
 // after which the queue is to be read on; errQueueWoken.
 func (q *eventQueue) fill(wait bool) error {
-	q.got, q.at, q.wait, q.err = 0, 0, wait, nil
-	err := q.raw.Read(q.read)
+	q.wait = wait
+	err := q.raw.Read(q.waitRead)
 	if err == nil {
 		err = q.err
 	}
@@ -115,43 +95,8 @@ func (q *eventQueue) fill(wait bool) error {
 // receiveBatch receives up to queueBatch datagrams. It returns false if the
 // caller is to wait until there are some.
 func (q *eventQueue) receiveBatch(fd uintptr) bool {
-	for i := range q.msgs {
-		q.msgs[i].hdr.Namelen = unix.SizeofSockaddrNetlink
-	}
-	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&q.msgs)), queueBatch,
-			unix.MSG_DONTWAIT, 0, 0)
-		switch errno {
-		case 0:
-			q.got, q.err = int(n), nil
-			return true
-		case unix.EINTR:
-			continue
-		case unix.EAGAIN:
-			q.err = errno
-			return !q.wait
-		}
-		q.err = errno
-		return true
-	}
-}
-
-// next hands out a datagram, nil if fill is to be called. It is valid until
-// then.
-func (q *eventQueue) next() ([]byte, error) {
-	for q.at < q.got {
-		i := q.at
-		q.at++
-		if q.from[i].Pid != 0 {
-			continue // some process's, not the kernel's
-		}
-		m := &q.msgs[i]
-		if m.hdr.Flags&unix.MSG_TRUNC != 0 {
-			return nil, fmt.Errorf("event of more than %d bytes", queueRoom)
-		}
-		return q.room[i*queueRoom:][:m.len], nil
-	}
-	return nil, nil
+	q.err = q.datagrams.receive(fd)
+	return !q.wait || !errors.Is(q.err, unix.EAGAIN)
 }
 
 // wake ends the wait of fill, now or the next.

@@ -3,6 +3,7 @@ package conntrack
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 )
 
 // Support tells which parts of a [Filter] the running kernel was seen to
@@ -34,17 +35,27 @@ func (s Support) or(o Support) Support {
 	}
 }
 
-// filterProbes are the probes of the kernel's filters, each with what it can
-// show. The kernel does not change while the process runs, so each is made at
-// most once, by whoever needs it first.
-var filterProbes = [...]struct {
+// filterProbe is a probe of the kernel's filters, with what it can show. The
+// kernel does not change while the process runs, so each is made at most once,
+// by whoever needs it first.
+type filterProbe struct {
 	shows Support
 	once  func() (Support, error)
-}{
-	{Support{TupleIPv4: true, Mark: true, Status: true}, sync.OnceValues(probeIPv4)},
-	{Support{PortsIPv6: true}, sync.OnceValues(probePortsIPv6)},
-	{Support{AddrIPv6: true}, sync.OnceValues(probeAddrIPv6)},
-	{Support{Zone: true}, sync.OnceValues(probeZone)},
+	made  atomic.Bool
+}
+
+// filterProbes are the probes that there are.
+var filterProbes = [...]*filterProbe{
+	{shows: Support{TupleIPv4: true, Mark: true, Status: true}, once: sync.OnceValues(probeIPv4)},
+	{shows: Support{PortsIPv6: true}, once: sync.OnceValues(probePortsIPv6)},
+	{shows: Support{AddrIPv6: true}, once: sync.OnceValues(probeAddrIPv6)},
+	{shows: Support{Zone: true}, once: sync.OnceValues(probeZone)},
+}
+
+// make makes the probe, or tells what it showed.
+func (p *filterProbe) make() (Support, error) {
+	defer p.made.Store(true)
+	return p.once()
 }
 
 // probeFlushOnce is probeFlush, made at most once.
@@ -61,7 +72,7 @@ var probeFlushOnce = sync.OnceValues(probeFlush)
 func ProbeFilter() (Support, error) {
 	var all Support
 	for _, p := range filterProbes {
-		s, err := p.once()
+		s, err := p.make()
 		if err != nil {
 			return Support{}, fmt.Errorf("conntrack: probe the kernel's filter: %w", err)
 		}
@@ -70,17 +81,39 @@ func ProbeFilter() (Support, error) {
 	return all, nil
 }
 
-// support returns what may be sent of x, probing no more than that takes. A
-// failed probe costs speed alone.
+// probes returns the probes of what the kernel can compare of x.
+func (x *Filter) probes() []*filterProbe {
+	var ps []*filterProbe
+	for _, p := range filterProbes {
+		if len(x.append(nil, x.family(), p.shows)) > 0 {
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
+// support returns what may be sent of x. A failed probe costs speed alone.
 func (x *Filter) support() Support {
 	var all Support
-	for _, p := range filterProbes {
-		if len(x.append(nil, x.family(), p.shows)) == 0 {
-			continue
-		}
-		if s, err := p.once(); err == nil {
+	for _, p := range x.probes() {
+		if s, err := p.make(); err == nil {
 			all = all.or(s)
 		}
 	}
 	return all
+}
+
+// hope returns what may be sent of x if the kernel does all right, and whether
+// that needs a probe which was not made yet.
+func (x *Filter) hope() (all Support, unproven bool) {
+	for _, p := range x.probes() {
+		s := p.shows
+		if p.made.Load() {
+			s, _ = p.make() // nothing if it failed
+		} else {
+			unproven = true
+		}
+		all = all.or(s)
+	}
+	return all, unproven
 }

@@ -66,7 +66,8 @@ func (d *deletion) pass(sel *selection) (found int, err error) {
 			continue
 		}
 		found++
-		d.flows = append(d.flows, *f.Clone())
+		d.flows = append(d.flows, *f)
+		d.flows[len(d.flows)-1].HelpInfo = nil // the dump's own, and not shown
 		if len(d.flows) == deleteBatch {
 			if err := d.deleteAll(); err != nil {
 				return found, err

@@ -70,7 +70,7 @@ type maskedMark struct{ value, mask conntrack.Mark }
 
 // parse reads a command line, without the program's name.
 func parse(args []string) (*line, error) {
-	l := &line{table: tableConntrack}
+	l := &line{table: tableConntrack, given: make([]string, 0, 16)} // few lines have more
 	w := &words{in: args}
 	names := globalNames()
 	for {

@@ -20,7 +20,7 @@ const (
 // load is -R: a file of command lines, which are all read before any is run.
 // The first that the kernel refuses ends it.
 func (s *session) load(path string) error {
-	var in io.Reader = patient{ctx: s.ctx, read: s.config.Stdin.Read}
+	var in io.Reader = patientReader{ctx: s.ctx, read: s.config.Stdin.Read}
 	if path != "-" {
 		f, err := Within(s.ctx, 0, func() (*os.File, error) { return os.Open(path) }) // waits if it is a FIFO
 		if s.ctx.Err() != nil {
@@ -30,7 +30,7 @@ func (s *session) load(path string) error {
 			return usage("Failed to open file %s for reading", path)
 		}
 		defer func() { _ = f.Close() }() // it was only read
-		in = patient{ctx: s.ctx, read: f.Read}
+		in = patientReader{ctx: s.ctx, read: f.Read}
 	}
 	lines, err := s.readLines(in)
 	if err != nil {
@@ -127,6 +127,41 @@ func (l *line) commandText() string {
 // splitLine takes a line apart into words. Blanks divide words, unless between
 // quotes, where \ takes the meaning from the character behind it.
 func splitLine(text string) ([]string, error) {
+	split := splitPlain
+	if strings.IndexByte(text, '"') >= 0 {
+		split = splitQuoted
+	}
+	words, err := split(text)
+	if err == nil && len(words) > maxWords {
+		return nil, usage("more than %d words", maxWords)
+	}
+	return words, err
+}
+
+// splitPlain takes a line without quotes apart. The words are parts of it.
+func splitPlain(text string) ([]string, error) {
+	words := make([]string, 0, 1+strings.Count(text, " "))
+	start := 0
+	for i := range len(text) + 1 {
+		if i < len(text) && text[i] != ' ' && text[i] != '\t' {
+			continue
+		}
+		if i-start > maxWordBytes {
+			return nil, errLongWord
+		}
+		if i > start {
+			words = append(words, text[start:i])
+		}
+		start = i + 1
+	}
+	return words, nil
+}
+
+// errLongWord refuses a line.
+var errLongWord = usage("a word is longer than %d bytes", maxWordBytes)
+
+// splitQuoted takes a line with quotes apart.
+func splitQuoted(text string) ([]string, error) {
 	var words []string
 	var word []byte
 	quoted, escaped := false, false
@@ -148,7 +183,7 @@ func splitLine(text string) ([]string, error) {
 			word = append(word, c)
 		}
 		if len(word) > maxWordBytes {
-			return nil, usage("a word is longer than %d bytes", maxWordBytes)
+			return nil, errLongWord
 		}
 		if end {
 			words, word = append(words, string(word)), word[:0]
@@ -159,9 +194,6 @@ func splitLine(text string) ([]string, error) {
 	}
 	if len(word) > 0 {
 		words = append(words, string(word))
-	}
-	if len(words) > maxWords {
-		return nil, usage("more than %d words", maxWords)
 	}
 	return words, nil
 }

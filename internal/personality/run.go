@@ -26,6 +26,9 @@ import (
 // version is the version of conntrack-tools that this answers as.
 const version = "1.4.9"
 
+// outputSize is how much is written at once.
+const outputSize = 64 << 10
+
 // Config is what the personality runs with.
 type Config struct {
 	Args           []string // without the program's name
@@ -40,7 +43,9 @@ type Config struct {
 // failed or nothing found, 2 wrong usage, with nothing changed. A signal ends
 // -E with 0; other commands it ends early, and the caller knows the code.
 func Run(ctx context.Context, c Config) int {
-	s := &session{ctx: ctx, config: c, out: bufio.NewWriterSize(patient{ctx: ctx, write: c.Stdout.Write}, 64<<10)}
+	w := newPatientWriter(ctx, c.Stdout.Write)
+	defer w.close()
+	s := &session{ctx: ctx, config: c, out: bufio.NewWriterSize(w, outputSize)}
 	err := s.run()
 	if ended := s.end(); err == nil {
 		err = ended

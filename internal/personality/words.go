@@ -55,8 +55,8 @@ func (w *words) short(names []name) (found, error) {
 	letter := w.cluster[0]
 	word := w.in[w.next-1]
 	w.cluster = w.cluster[1:]
-	n := shortName(names, letter)
-	if n == nil {
+	n, ok := shortName(names, letter)
+	if !ok {
 		return found{}, usage("unknown option `%s'", word)
 	}
 	f := n.to
@@ -68,17 +68,17 @@ func (w *words) short(names []name) (found, error) {
 
 // shortName finds the option with a letter. Commands other than -C take
 // nothing from their word.
-func shortName(names []name, letter byte) *name {
+func shortName(names []name, letter byte) (n name, ok bool) {
 	for i := range names {
 		n := &names[i]
 		switch {
 		case n.to.command == letter:
-			return &name{arg: commandLetterArg(letter), to: n.to}
+			return name{arg: commandLetterArg(letter), to: n.to}, true
 		case n.to.option != nil && n.to.option.short == letter && letter != 0:
-			return n
+			return *n, true
 		}
 	}
-	return nil
+	return name{}, false
 }
 
 func commandLetterArg(letter byte) argument {
