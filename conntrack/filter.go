@@ -52,11 +52,12 @@ const (
 	fieldICMP  = FieldICMPType | FieldICMPCode | FieldICMPID
 )
 
-// Kernel returns the part of x that the kernel is asked to compare, which
-// passes all that x does: the cost of a dump follows from it. It probes the
-// kernel as [Client.Dump] does.
+// Kernel returns the part of x that a dump asks the kernel to compare, which
+// passes all that x does: the cost of the dump follows from it, unless the
+// kernel turns out to be one that compares wrongly.
 func (x Filter) Kernel() Filter {
-	sup, f := x.support(), x.family()
+	sup, _ := x.hope()
+	f := x.family()
 	k := Filter{Family: f}
 	k.OrigFields = x.OrigFields.trusted(&x.Orig, f, sup)
 	k.Orig = k.OrigFields.of(&x.Orig)

@@ -27,6 +27,7 @@ type cutFlags struct {
 	spare                        spares
 	noMirror, noRelated          bool
 	acceptDetours                bool
+	batch                        string
 }
 
 // newCut makes "flowcut cut".
@@ -52,7 +53,8 @@ changed.`,
   flowcut cut -p udp --dport 53 --hold 0s   # backends of a service have changed
   flowcut cut --host @banned.txt -o json    # from a script
   flowcut cut --host @nft:inet/f2b-table/addr-set-sshd       # whom fail2ban bans
-  flowcut cut -d 203.0.113.1 --spare '-s 10.0.0.0/8' --max 500`,
+  flowcut cut -d 203.0.113.1 --spare '-s 10.0.0.0/8' --max 500
+  flowcut cut --batch bans.txt              # a selection a line, a receipt each`,
 		Args: noWords,
 	}
 	f := &cutFlags{
@@ -66,6 +68,9 @@ changed.`,
 	ns := addNetNS(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		sel.NFT = ns.readSet
+		if cmd.Flags().Changed("batch") {
+			return f.runBatch(cmd, ns, out.format)
+		}
 		s, err := personality.Within(cmd.Context(), 0, func() (selector.Selector, error) { return sel.Selector(cmd.InOrStdin()) })
 		if err != nil {
 			return err
@@ -73,11 +78,11 @@ changed.`,
 		if err := f.check(cmd.Flags(), s); err != nil {
 			return err
 		}
-		o := f.options(s, start)
-		spared := func() ([]selector.Selector, error) { return f.spare.selectors(ns.readSet) }
-		if o.Except, err = personality.Within(cmd.Context(), 0, spared); err != nil {
+		o, err := f.options(cmd.Context(), ns)
+		if err != nil {
 			return err
 		}
+		o.Selector, o.Start = s, start
 		// All sockets are opened by one thread, without a wait for another.
 		return ns.inside(func() error {
 			if f.dryRun {
@@ -94,6 +99,10 @@ func (f *cutFlags) check(fs *pflag.FlagSet, s selector.Selector) error {
 	if err := needNarrow(s, f.all); err != nil {
 		return err
 	}
+	return f.checkTimes(fs)
+}
+
+func (f *cutFlags) checkTimes(fs *pflag.FlagSet) error {
 	if f.timeout.value == 0 {
 		return usage("give it the time that a cut may take, such as 30s", "--timeout 0s leaves no time for a cut")
 	}
@@ -121,12 +130,15 @@ func (f *cutFlags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.noRelated, "no-related", false, "leave alone what a cut flow expected, such as FTP's data")
 	fs.BoolVar(&f.includeSelf, "include-self", false, "cut also the SSH connection that this is run through")
 	fs.BoolVar(&f.flows, "flows", false, "list the flows in the receipt")
+	fs.StringVar(&f.batch, "batch", "", "cut many selections, a line each in FILE, or as they come on standard input (-); as flags or JSON")
+	_ = cmd.MarkFlagFilename("batch")
 	complete(cmd, "hold", "quiet")
 	complete(cmd, "max")
 	complete(cmd, "spare")
 }
 
-func (f *cutFlags) options(s selector.Selector, start time.Time) cut.Options {
+// options returns what the flags say, but for the selection.
+func (f *cutFlags) options(ctx context.Context, ns *namespace) (cut.Options, error) {
 	none := func(d time.Duration) time.Duration {
 		if d == 0 {
 			return cut.None
@@ -137,12 +149,13 @@ func (f *cutFlags) options(s selector.Selector, start time.Time) cut.Options {
 	if !f.includeSelf {
 		spare = self.Sessions()
 	}
+	except, err := personality.Within(ctx, 0, func() ([]selector.Selector, error) { return f.spare.selectors(ns.readSet) })
 	return cut.Options{
-		Selector: s, All: f.all, Spare: spare, Start: start,
+		All: f.all, Spare: spare, Except: except,
 		Max: int(f.max), NoMirror: f.noMirror, NoRelated: f.noRelated,
 		Settle: none(f.settle.value), Hold: none(f.hold.value), Timeout: none(f.timeout.value),
 		Silent: f.silent, NoKick: f.noKick, AcceptSilent: f.acceptSilent, AcceptDetours: f.acceptDetours, Flows: f.flows,
-	}
+	}, err
 }
 
 // runCut cuts, logs that, and prints the receipt, also of a cut that was
