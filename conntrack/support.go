@@ -107,13 +107,14 @@ func (x *Filter) support() Support {
 // that needs a probe which was not made yet.
 func (x *Filter) hope() (all Support, unproven bool) {
 	for _, p := range x.probes() {
-		s := p.shows
-		if p.made.Load() {
-			s, _ = p.make() // nothing if it failed
-		} else {
-			unproven = true
+		switch {
+		case p.made.Load():
+			s, _ := p.make() // nothing if it failed
+			all = all.or(s)
+		case p.shows.AddrIPv6 && invertsIPv6():
+		default:
+			all, unproven = all.or(p.shows), true
 		}
-		all = all.or(s)
 	}
 	return all, unproven
 }

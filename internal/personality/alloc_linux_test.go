@@ -40,7 +40,7 @@ func fillOwn(t *testing.T, n int) {
 
 // TestListAllocates holds -L to memory that does not grow with the table.
 func TestListAllocates(t *testing.T) {
-	const few, many = 1000, 10_000
+	const few, many = 500, 5000
 	formats := [][]string{nil, {"-o", "extended,id,ktimestamp"}, {"-o", "save"}, {"-o", "xml"}}
 	count := func(args []string) float64 {
 		return testing.AllocsPerRun(2, func() {
