@@ -1,11 +1,13 @@
 package conntrack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -174,12 +176,24 @@ func probePortsIPv6() (Support, error) {
 // invertsIPv6 tells whether the kernel is Linux 6.18 or older. Taking another
 // for one of those, or one that was mended for one, costs speed alone.
 func invertsIPv6() bool {
-	const major, minor = 6, 18
-	var a, b int
-	if _, err := fmt.Sscanf(kernelRelease(), "%d.%d", &a, &b); err != nil {
-		return false
+	v := kernelVersion()
+	return v != version{} && v.compare(version{6, 18}) <= 0
+}
+
+// version is a release of the kernel, such as 6.18; zero if it is not known.
+type version struct{ major, minor int }
+
+// kernelVersion returns the version of the running kernel.
+var kernelVersion = sync.OnceValue(func() (v version) {
+	if _, err := fmt.Sscanf(kernelRelease(), "%d.%d", &v.major, &v.minor); err != nil {
+		return version{}
 	}
-	return a < major || a == major && b <= minor
+	return v
+})
+
+// compare returns a negative number if v is older than o, 0 if it is the same.
+func (v version) compare(o version) int {
+	return cmp.Or(cmp.Compare(v.major, o.major), cmp.Compare(v.minor, o.minor))
 }
 
 // probeZone probes the zone.
