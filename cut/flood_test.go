@@ -86,7 +86,7 @@ func TestCutInSYNFlood(t *testing.T) {
 }
 
 // setSize is the room of the fence's sets that packets fill.
-const setSize = 1 << 16
+const setSize = 1 << 17
 
 // wantHeap checks what the process holds.
 func wantHeap(t testing.TB, most uint64) {

@@ -239,7 +239,7 @@ type Entry struct {
 
 // Guard takes the tuples of flows, as both ends send, into the guard, before
 // the flows may be deleted. The first call makes room for ends: for twice the
-// tuples that it brings, at least 65,536 in each family.
+// tuples that it brings, at least 131,072 in each family.
 //
 // Entries that pass are of flows that are not meant, but have one of the tuples
 // in another zone. What conntrack cannot place on theirs is dropped without an

@@ -35,7 +35,7 @@ const (
 
 // Sizes and lifetimes of the sets that packets fill.
 const (
-	setSize = 1 << 16
+	setSize = 1 << 17
 	seenFor = time.Second // a first packet passes all hooks, or waits in a queue and is sent again
 )
 
