@@ -24,6 +24,7 @@ var parts = []part{
 	{name: "filter", title: "List a tenth of the table", run: runFilter},
 	{name: "delete", title: "Delete a tenth of the table", run: runDelete},
 	{name: "cut", title: "Cut a tenth of the table", run: runCut},
+	{name: "events", title: "Follow events", once: true, run: runEvents},
 }
 
 // work is something that several programs can do.
@@ -62,7 +63,9 @@ func (b *bench) duel(ctx context.Context, w work) (*table, error) {
 			}
 		}
 	}
-	for round := range b.roundsOf(b.site.size) {
+	rounds := b.roundsOf(b.site.size)
+	for round := range rounds {
+		say("%s, %s flows: round %d of %d", w.name, thousands(b.site.size), round+1, rounds)
 		for i, c := range w.contenders {
 			m, err := b.turn(ctx, w, c)
 			if err != nil {

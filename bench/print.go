@@ -13,18 +13,24 @@ import (
 // cells lays the table out: the first line has the names of the columns.
 func (t *table) cells() [][]string {
 	extra := t.extra()
-	head := []string{"", "time", "CPU time", "peak memory", "flowcut's " + t.what() + " / its"}
+	head := []string{"", "CPU time", "peak memory", "flowcut's " + t.what() + " / its"}
 	out := [][]string{append(head, extra...)}
 	for i := range t.Rows {
 		r := &t.Rows[i]
-		line := []string{r.Name, seconds(r.spread(wall).median), seconds(r.spread(cpu).median), megabytes(r.spread(memory).most), "1"}
+		line := []string{r.Name, seconds(r.spread(cpu).median), megabytes(r.spread(memory).most), "1"}
 		if i > 0 {
-			line[4] = t.ratio(r).String()
+			line[3] = t.ratio(r).String()
 		}
 		for _, name := range extra {
 			line = append(line, r.value(name))
 		}
 		out = append(out, line)
+	}
+	if t.By == "" {
+		out[0] = slices.Insert(out[0], 1, "time")
+		for i := range t.Rows {
+			out[i+1] = slices.Insert(out[i+1], 1, seconds(t.Rows[i].spread(wall).median))
+		}
 	}
 	return out
 }
