@@ -33,11 +33,11 @@ func runEvents(ctx context.Context, b *bench) ([]*table, error) {
 		}
 		t := &table{
 			Work: fmt.Sprintf("events-%d", rate), Title: title, Env: b.env, By: cpuPerEvent,
-			Note: peerName + " v1.3.1 has no events of connection tracking.",
+			Note: library + " v1.3.1 has no events of connection tracking.",
 		}
 		watchers := b.watchers()
 		for _, c := range watchers {
-			t.Rows = append(t.Rows, row{Name: c.name})
+			t.Rows = append(t.Rows, row{Name: c.name, Who: c.who})
 		}
 		for round := range b.roundsOf(0) {
 			say("%s: round %d of %d", strings.ToLower(title), round+1, b.roundsOf(0))
@@ -58,9 +58,9 @@ func runEvents(ctx context.Context, b *bench) ([]*table, error) {
 func (b *bench) watchers() []contender {
 	line := []string{"-E", "-b", eventQueue, "-o", "timestamp,extended,id"}
 	return []contender{
-		{name: "flowcut conntrack -E", argv: append([]string{b.flowcut, "conntrack"}, line...), count: shown},
-		{name: "conntrack -E", argv: append([]string{b.conntrack}, line...), count: shown},
-		{name: floorName, argv: []string{b.dir + "/floor", "events"}, keep: true, count: printed},
+		{name: "flowcut conntrack -E", who: us, argv: append([]string{b.flowcut, "conntrack"}, line...), count: shown},
+		{name: "conntrack -E", who: tool, argv: append([]string{b.conntrack}, line...), count: shown},
+		{name: floor, who: floor, argv: []string{b.dir + "/floor", "events"}, keep: true, count: printed},
 	}
 }
 
@@ -108,15 +108,13 @@ func (b *bench) churn(ctx context.Context, rate int) (int, error) {
 		return 0, err
 	}
 	defer g.close()
-	each := 1000 // flows at a time
-	if rate > 0 {
-		each = rate / 2 * int(tick) / int(time.Second)
-	}
 	clock := time.NewTicker(tick)
 	defer clock.Stop()
 	flows := 0
-	for begin := time.Now(); time.Since(begin) < eventTime; flows += each {
+	for begin := time.Now(); time.Since(begin) < eventTime; {
+		due := 1000
 		if rate > 0 {
+			due = int(time.Since(begin).Seconds()*float64(rate)/2) - flows
 			select {
 			case <-clock.C:
 			case <-ctx.Done():
@@ -125,9 +123,10 @@ func (b *bench) churn(ctx context.Context, rate int) (int, error) {
 		if ctx.Err() != nil {
 			return 0, context.Cause(ctx)
 		}
-		if err := g.cycle(flows, each); err != nil {
+		if err := g.cycle(flows, due); err != nil {
 			return 0, err
 		}
+		flows += due
 	}
 	return 2 * flows, nil
 }

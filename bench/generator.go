@@ -3,121 +3,127 @@
 package main
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
+	"unsafe"
 
 	"flowcut/conntrack"
+	"flowcut/internal/nft"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// generator makes UDP flows and deletes each again, by its tuple alone: the
-// library deletes by ID as well, which the makers of flows do not know.
-type generator struct {
-	client *conntrack.Client
-	socket *netlink.Conn
-	delete []byte // attributes of a request, of which source address and port change
-	source int    // where the address is in it
-	port   int
+// Bits of the flags of a TCP header.
+const (
+	tcpSYN = 1 << 1
+	tcpRST = 1 << 2
+)
+
+const (
+	headers = 20 + 20 // IPv4 and TCP
+	atOnce  = 256     // packets that are sent at once, two of each flow
+)
+
+// mmsghdr is struct mmsghdr.
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
 }
 
-func (s *site) newGenerator() (*generator, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: s.gateway.Fd()})
+// generator makes flows by packets, as traffic does: a SYN begins one, and a
+// reset that follows at once ends it. What other programs do to the table is
+// announced otherwise: conntrack(8) then looks for the name of the program.
+type generator struct {
+	socket  int
+	msgs    [atOnce]mmsghdr
+	iovs    [atOnce]unix.Iovec
+	packets [atOnce][headers]byte
+	to      unix.RawSockaddrInet4
+}
+
+// track makes the gateway track connections: the kernel does so where a rule
+// asks for it.
+func (s *site) track() error {
+	c, err := nft.Dial(s.gateway.Fd())
 	if err != nil {
-		return nil, fmt.Errorf("open a netlink socket: %w", err)
+		return err
 	}
-	if err := c.SetOption(netlink.CapAcknowledge, true); err != nil {
-		return nil, errors.Join(err, c.Close())
+	defer c.Close()   //nolint:errcheck // what was committed stays
+	const invalid = 1 // NF_CT_STATE_INVALID_BIT
+	var b nft.Batch
+	b.AddTable(&nft.Table{Family: nft.IPv4, Name: "filter", Chains: []*nft.Chain{{
+		Name: "forward", Hook: &nft.Hook{Type: "filter", Num: nft.Forward},
+		Rules: []nft.Rule{nft.NewRule("", nft.AnyBit(nft.CTState, invalid))},
+	}}})
+	return c.Commit(&b)
+}
+
+// newGenerator opens a socket inside the gateway.
+func (s *site) newGenerator() (g *generator, err error) {
+	g = &generator{}
+	err = s.gateway.Do(func() error {
+		g.socket, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open a raw socket: %w", err)
 	}
-	g := &generator{client: s.client, socket: c}
-	if g.delete, err = tupleAttributes(); err != nil {
-		return nil, errors.Join(err, c.Close())
+	g.to = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: remote.As4()}
+	for i := range g.msgs {
+		p := &g.packets[i]
+		p[0], p[8], p[9] = 4<<4|5, 64, unix.IPPROTO_TCP // version and words of the header, time to live
+		copy(p[16:], remote.AsSlice())
+		p[32] = 5 << 4 // words of the TCP header
+		g.iovs[i].Base = &p[0]
+		g.iovs[i].SetLen(headers)
+		h := &g.msgs[i].hdr
+		h.Name, h.Namelen = (*byte)(unsafe.Pointer(&g.to)), unix.SizeofSockaddrInet4
+		h.Iov = &g.iovs[i]
+		h.SetIovlen(1)
 	}
-	// A header of 4 bytes each: tuple, addresses, source; then destination,
-	// protocol, its number and the source port.
-	g.source = netfilterHeader + 3*4
-	g.port = g.source + 4 + 8 + 4 + 8 + 4
 	return g, nil
 }
 
-func (g *generator) close() { _ = g.socket.Close() }
+func (g *generator) close() { _ = unix.Close(g.socket) }
 
-// netfilterHeader is the size of struct nfgenmsg.
-const netfilterHeader = 4
-
-// tupleAttributes returns a header and the original tuple of a UDP flow.
-func tupleAttributes() ([]byte, error) {
-	const ( // enum ctattr_type, ctattr_tuple, ctattr_ip, ctattr_l4proto
-		tupleOrig, ip, proto                = 1, 1, 2
-		v4Source, v4Destination             = 1, 2
-		number, sourcePort, destPort        = 1, 2, 3
-		destination                  uint16 = 53
-	)
-	e := netlink.NewAttributeEncoder()
-	e.ByteOrder = binary.BigEndian
-	e.Nested(tupleOrig, func(e *netlink.AttributeEncoder) error {
-		e.Nested(ip, func(e *netlink.AttributeEncoder) error {
-			e.Bytes(v4Source, make([]byte, 4))
-			e.Bytes(v4Destination, remote.AsSlice())
-			return nil
-		})
-		e.Nested(proto, func(e *netlink.AttributeEncoder) error {
-			e.ByteOrder = binary.BigEndian
-			e.Uint8(number, unix.IPPROTO_UDP)
-			e.Uint16(sourcePort, 0)
-			e.Uint16(destPort, destination)
-			return nil
-		})
-		return nil
-	})
-	attrs, err := e.Encode()
-	return append([]byte{unix.AF_INET, 0, 0, 0}, attrs...), err
-}
-
-// cycle makes n flows from the one numbered first on, and deletes them.
+// cycle makes n flows from the one numbered first on, and ends each.
 func (g *generator) cycle(first, n int) error {
-	if _, err := g.client.CreateAll(context.Background(), g.flows(first, n)); err != nil {
-		return fmt.Errorf("make flows: %w", err)
-	}
-	var requests []netlink.Message
-	for i := first; i < first+n; i++ {
-		requests = append(requests, g.request(i))
-	}
-	requests[n-1].Header.Flags |= netlink.Acknowledge
-	if _, err := g.socket.SendMessages(requests); err != nil {
-		return fmt.Errorf("delete flows: %w", err)
-	}
-	// Only refusals are answered, and the last.
-	if _, err := g.socket.Receive(); err != nil {
-		return fmt.Errorf("delete flows: %w", err)
+	for n > 0 {
+		some := min(n, atOnce/2)
+		for i := range some {
+			t := tuple(first+i, false, conntrack.ProtoTCP, 443)
+			g.write(2*i, t, tcpSYN, 1)
+			g.write(2*i+1, t, tcpRST, 2)
+		}
+		if err := g.send(2 * some); err != nil {
+			return err
+		}
+		first, n = first+some, n-some
 	}
 	return nil
 }
 
-// request asks to delete flow i.
-func (g *generator) request(i int) netlink.Message {
-	data := append([]byte(nil), g.delete...)
-	t := churnTuple(i)
-	copy(data[g.source:], t.Src.AsSlice())
-	binary.BigEndian.PutUint16(data[g.port:], t.SrcPort)
-	const deleteMessage = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2 // IPCTNL_MSG_CT_DELETE
-	return netlink.Message{Header: netlink.Header{Type: deleteMessage, Flags: netlink.Request}, Data: data}
+// write writes packet i. The kernel fills in length and checksum.
+func (g *generator) write(i int, t conntrack.Tuple, flags byte, seq uint32) {
+	p := &g.packets[i]
+	copy(p[12:], t.Src.AsSlice())
+	binary.BigEndian.PutUint16(p[20:], t.SrcPort)
+	binary.BigEndian.PutUint16(p[22:], t.DstPort)
+	binary.BigEndian.PutUint32(p[24:], seq)
+	p[33] = flags
 }
 
-// churnTuple is the original tuple of flow i of those that come and go.
-func churnTuple(i int) conntrack.Tuple { return tuple(i, false, conntrack.ProtoUDP, 53) }
-
-func (g *generator) flows(first, n int) iter.Seq[*conntrack.Flow] {
-	return func(yield func(*conntrack.Flow) bool) {
-		for i := first; i < first+n; i++ {
-			f := conntrack.Flow{Orig: churnTuple(i), Timeout: lifetime}
-			if !yield(&f) {
-				return
-			}
+// send sends the first n packets.
+func (g *generator) send(n int) error {
+	for at := 0; at < n; {
+		sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(g.socket), uintptr(unsafe.Pointer(&g.msgs[at])), uintptr(n-at), 0, 0, 0)
+		if errno != 0 && !errors.Is(errno, unix.EINTR) {
+			return fmt.Errorf("send packets of flows: %w", errno)
+		}
+		if errno == 0 {
+			at += int(sent)
 		}
 	}
+	return nil
 }

@@ -58,7 +58,7 @@ func parseOptions(args []string) (*options, error) {
 	names := set.String("parts", "all", "parts to run: "+strings.Join(partNames(), ", "))
 	set.IntVar(&o.rounds, "rounds", 5, "how often each contender runs; 3 times at most with more than a million flows")
 	set.StringVar(&o.program, "program", "./flowcut", "the built program")
-	set.StringVar(&o.out, "out", ".", "directory for bench.json, bench.svg and BENCHMARKS.md")
+	set.StringVar(&o.out, "out", ".", "directory for bench.json, docs/bench.svg and BENCHMARKS.md")
 	set.BoolVar(&o.render, "render", false, "run nothing, write the report of what bench.json holds")
 	if err := set.Parse(args); err != nil {
 		return nil, err
@@ -112,7 +112,8 @@ func choose(names string) ([]part, error) {
 	return chosen, nil
 }
 
-// run runs what o says and writes the report.
+// run runs what o says and writes the report, also of what was measured before
+// something failed.
 func run(ctx context.Context, o *options) error {
 	path := filepath.Join(o.out, "bench.json")
 	r, err := load(path)
@@ -120,11 +121,10 @@ func run(ctx context.Context, o *options) error {
 		return err
 	}
 	if !o.render {
-		err = measureAll(ctx, o, r)
-		err = errors.Join(err, r.save(path))
+		err = errors.Join(measureAll(ctx, o, r), r.save(path))
 	}
-	if err != nil {
+	if len(r.Tables) == 0 {
 		return err
 	}
-	return nil
+	return errors.Join(err, r.writePicture(filepath.Join(o.out, "docs", "bench.svg")), r.writeReport(filepath.Join(o.out, "BENCHMARKS.md")))
 }

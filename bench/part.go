@@ -38,6 +38,7 @@ type work struct {
 // contender is one of the programs that do a work.
 type contender struct {
 	name string
+	who  string // us, tool, library, floor, or another name
 	argv []string
 	most int // it is left out of larger tables; 0: of none
 	want int // how many flows it must count
@@ -56,7 +57,7 @@ func (b *bench) duel(ctx context.Context, w work) (*table, error) {
 	t := &table{Work: w.name, Title: w.title, Size: b.site.size, Env: b.env}
 	w.contenders = slices.DeleteFunc(w.contenders, func(c contender) bool { return c.most > 0 && b.site.size > c.most })
 	for _, c := range w.contenders {
-		t.Rows = append(t.Rows, row{Name: c.name})
+		t.Rows = append(t.Rows, row{Name: c.name, Who: c.who})
 		if c.lines > 0 {
 			if err := b.try(ctx, c); err != nil {
 				return nil, err

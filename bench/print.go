@@ -17,8 +17,11 @@ func (t *table) cells() [][]string {
 	out := [][]string{append(head, extra...)}
 	for i := range t.Rows {
 		r := &t.Rows[i]
-		line := []string{r.Name, seconds(r.spread(cpu).median), megabytes(r.spread(memory).most), "1"}
-		if i > 0 {
+		line := []string{r.Name, seconds(r.spread(cpu).median), megabytes(r.spread(memory).most), ""}
+		switch {
+		case i == 0:
+			line[3] = "1"
+		case r.Who != us:
 			line[3] = t.ratio(r).String()
 		}
 		for _, name := range extra {
@@ -68,11 +71,26 @@ func (r *row) value(name string) string {
 	if len(values) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%.4g", spreadOf(values).median)
+	return figure(spreadOf(values).median)
+}
+
+// figure writes a number with about three digits, more if they stand before the point.
+func figure(v float64) string {
+	switch {
+	case v >= 1000:
+		return thousands(int(v + 0.5))
+	case v >= 100, v == float64(int(v)):
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
 }
 
 // String returns the spread of a ratio: 0.45 (0.44..0.47).
-func (s spread) String() string { return fmt.Sprintf("%.2f (%.2f..%.2f)", s.median, s.least, s.most) }
+func (s spread) String() string {
+	return fmt.Sprintf("%s (%s..%s)", figure(s.median), figure(s.least), figure(s.most))
+}
 
 func megabytes(b float64) string {
 	if b < 10e6 {

@@ -27,6 +27,7 @@ type table struct {
 // row is what came of one contender.
 type row struct {
 	Name   string    `json:"name"`
+	Who    string    `json:"who"` // the contender that it is a row of
 	Rounds []measure `json:"rounds"`
 }
 

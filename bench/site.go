@@ -43,6 +43,9 @@ func newSite() (_ *site, err error) {
 	if err = s.gateway.Do(s.build); err != nil {
 		return nil, err
 	}
+	if err = s.track(); err != nil {
+		return nil, err
+	}
 	s.client, err = conntrack.Dial(conntrack.Config{NetNS: s.gateway.Fd()})
 	return s, err
 }

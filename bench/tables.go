@@ -16,42 +16,44 @@ import (
 // peerMost is the largest table that others than flowcut are tried with.
 const peerMost = 1_000_000
 
-// Names of contenders.
+// Who contends.
 const (
-	peerName  = "vishvananda/netlink"
-	floorName = "floor"
+	us      = "flowcut"
+	tool    = "conntrack(8)"
+	library = "vishvananda/netlink"
+	floor   = "floor" // the least that the kernel can be asked for
 )
 
 func runList(ctx context.Context, b *bench) ([]*table, error) {
 	n := b.site.size
 	return b.duels(ctx, work{name: "list", title: "List the whole table", contenders: []contender{
-		{name: "flowcut conntrack -L", argv: []string{b.flowcut, "conntrack", "-L"}, want: n, count: shown},
-		{name: "flowcut list", argv: []string{b.flowcut, "list"}, want: n, lines: n + 1, count: succeeded},
-		{name: "conntrack -L", argv: []string{b.conntrack, "-L"}, most: peerMost, want: n, count: shown},
-		{name: peerName + " ConntrackTableList", argv: []string{b.dir + "/peer", "list"}, most: peerMost, want: n, keep: true, count: printed},
-		{name: floorName, argv: []string{b.dir + "/floor", "list"}, want: n, keep: true, count: printed},
+		{who: us, name: "flowcut conntrack -L", argv: []string{b.flowcut, "conntrack", "-L"}, want: n, count: shown},
+		{who: us, name: "flowcut list", argv: []string{b.flowcut, "list"}, want: n, lines: n + 1, count: succeeded},
+		{who: tool, name: "conntrack -L", argv: []string{b.conntrack, "-L"}, most: peerMost, want: n, count: shown},
+		{who: library, name: library + " ConntrackTableList", argv: []string{b.dir + "/peer", "list"}, most: peerMost, want: n, keep: true, count: printed},
+		{who: floor, name: floor, argv: []string{b.dir + "/floor", "list"}, want: n, keep: true, count: printed},
 	}})
 }
 
 func runFilter(ctx context.Context, b *bench) ([]*table, error) {
 	n := targets(b.site.size)
 	return b.duels(ctx, work{name: "filter", title: "List the flows to one server, a tenth of the table", contenders: []contender{
-		{name: "flowcut conntrack -L -g -r", argv: []string{b.flowcut, "conntrack", "-L", "-g", "-r", server}, want: n, count: shown},
-		{name: "flowcut list -g -r", argv: []string{b.flowcut, "list", "-g", "-r", server}, want: n, lines: n + 1, count: succeeded},
-		{name: "conntrack -L -g -r", argv: []string{b.conntrack, "-L", "-g", "-r", server}, most: peerMost, want: n, count: shown},
-		{name: peerName + " ConntrackTableList and filter", argv: []string{b.dir + "/peer", "list", server}, most: peerMost, want: n, keep: true, count: printed},
-		{name: floorName, argv: []string{b.dir + "/floor", "list", server}, want: n, keep: true, count: printed},
+		{who: us, name: "flowcut conntrack -L -g -r", argv: []string{b.flowcut, "conntrack", "-L", "-g", "-r", server}, want: n, count: shown},
+		{who: us, name: "flowcut list -g -r", argv: []string{b.flowcut, "list", "-g", "-r", server}, want: n, lines: n + 1, count: succeeded},
+		{who: tool, name: "conntrack -L -g -r", argv: []string{b.conntrack, "-L", "-g", "-r", server}, most: peerMost, want: n, count: shown},
+		{who: library, name: library + " ConntrackTableList and filter", argv: []string{b.dir + "/peer", "list", server}, most: peerMost, want: n, keep: true, count: printed},
+		{who: floor, name: floor, argv: []string{b.dir + "/floor", "list", server}, want: n, keep: true, count: printed},
 	}})
 }
 
 func runDelete(ctx context.Context, b *bench) ([]*table, error) {
 	n := targets(b.site.size)
 	w := work{name: "delete", title: "Delete the flows to one server, a tenth of the table", deletes: true, contenders: []contender{
-		{name: "flowcut conntrack -D -g -r", argv: []string{b.flowcut, "conntrack", "-D", "-g", "-r", server}, want: n, count: shown},
+		{who: us, name: "flowcut conntrack -D -g -r", argv: []string{b.flowcut, "conntrack", "-D", "-g", "-r", server}, want: n, count: shown},
 	}}
 	w.contenders = append(w.contenders, b.deleters()...)
 	w.contenders = append(w.contenders, contender{
-		name: floorName, argv: []string{b.dir + "/floor", "delete", server}, want: n, keep: true, clock: true, count: printed,
+		who: floor, name: floor, argv: []string{b.dir + "/floor", "delete", server}, want: n, keep: true, clock: true, count: printed,
 	})
 	return b.duels(ctx, w)
 }
@@ -60,8 +62,8 @@ func runDelete(ctx context.Context, b *bench) ([]*table, error) {
 func (b *bench) deleters() []contender {
 	n := targets(b.site.size)
 	return []contender{
-		{name: "conntrack -D -g -r", argv: []string{b.conntrack, "-D", "-g", "-r", server}, most: peerMost, want: n, count: shown},
-		{name: peerName + " ConntrackDeleteFilters", argv: []string{b.dir + "/peer", "delete", server}, most: peerMost, want: n, keep: true, count: printed},
+		{who: tool, name: "conntrack -D -g -r", argv: []string{b.conntrack, "-D", "-g", "-r", server}, most: peerMost, want: n, count: shown},
+		{who: library, name: library + " ConntrackDeleteFilters", argv: []string{b.dir + "/peer", "delete", server}, most: peerMost, want: n, keep: true, count: printed},
 	}
 }
 
@@ -70,8 +72,8 @@ func runCut(ctx context.Context, b *bench) ([]*table, error) {
 	fast := []string{b.flowcut, "cut", "-g", "-r", server, "--no-kick", "--settle", "0s", "-o", "json"}
 	whole := []string{b.flowcut, "cut", "-g", "-r", server, "--accept-silent", "-o", "json"}
 	w := work{name: "cut", title: "Cut the flows to one server, a tenth of the table", deletes: true, contenders: []contender{
-		{name: "flowcut cut --no-kick --settle 0s", argv: fast, want: n, keep: true, count: receipt},
-		{name: "flowcut cut --accept-silent", argv: whole, want: n, keep: true, count: receipt},
+		{who: us, name: "flowcut cut --no-kick --settle 0s", argv: fast, want: n, keep: true, count: receipt},
+		{who: us, name: "flowcut cut --accept-silent", argv: whole, want: n, keep: true, count: receipt},
 	}}
 	w.contenders = append(w.contenders, b.deleters()...)
 	return b.duels(ctx, w)
