@@ -69,3 +69,4 @@ uninstall:
 
 clean:
 	rm -f flowcut demo.svg
+	rm -rf bench/bin

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 )
 
 // bench is one run.
@@ -44,10 +45,15 @@ func measureAll(ctx context.Context, o *options, r *results) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	for _, n := range o.sizes {
-		if err := b.size(ctx, n, r); err != nil {
-			return err
+	if slices.ContainsFunc(o.parts, func(p part) bool { return !p.once }) {
+		for _, n := range o.sizes {
+			if err := b.size(ctx, n, r); err != nil {
+				return err
+			}
 		}
+	}
+	if err := b.host.raise(0); err != nil { // back to what they were
+		return err
 	}
 	for _, p := range o.parts {
 		if p.once {

@@ -20,7 +20,7 @@ import (
 
 // pictured are the works in the picture, and what is written below their bars.
 var pictured = []struct{ work, label string }{
-	{"list", "list all"}, {"filter", "list a tenth"}, {"delete", "delete a tenth"}, {"cut", "cut a tenth"},
+	{"list", "list all"}, {"filter", "list a tenth"}, {"delete", "delete a tenth"}, {"cut", "cut a tenth (others: delete)"},
 }
 
 // look holds the colour of each contender, for light and for dark; "" is that
@@ -39,9 +39,9 @@ var look = []struct {
 
 var ink = look[len(look)-1].paint
 
-// picture draws the median times of the largest table that all contended on.
-// It returns nil if there is none.
-func (r *results) picture() ([]byte, error) {
+// bars plots the median times of the largest table that all contended on. It
+// returns nil if there is none.
+func (r *results) bars() (*plot.Plot, error) {
 	size := 0
 	for _, t := range r.Tables {
 		if t.Size <= peerMost {
@@ -71,11 +71,12 @@ func (r *results) picture() ([]byte, error) {
 		p.Add(chart, labels)
 		p.Legend.Add(l.who, chart)
 	}
-	return drawing(p)
+	return p, nil
 }
 
 // newPlot makes a plot without bars.
 func newPlot(size int) *plot.Plot {
+	plot.DefaultFont.Variant, plotter.DefaultFont.Variant = "Sans", "Sans"
 	p := plot.New()
 	p.BackgroundColor = nil // the page shows through
 	p.Title.Text = fmt.Sprintf("A table of %s flows: median time in seconds, less is better", thousands(size))
@@ -84,7 +85,7 @@ func newPlot(size int) *plot.Plot {
 	p.Title.Padding = vg.Points(10)
 	p.Legend.Top, p.Legend.TextStyle.Color = true, ink
 	p.Legend.Left = true
-	p.Legend.XOffs = vg.Points(10)
+	p.Legend.XOffs, p.Legend.Padding = vg.Points(10), vg.Points(4)
 	p.Y.Min = 0
 	for _, a := range []*plot.Axis{&p.X, &p.Y} {
 		a.Color, a.Tick.Color, a.Tick.Label.Color = ink, ink, ink
@@ -138,7 +139,8 @@ func (r *results) median(work string, size int, who string) float64 {
 // or dark.
 func drawing(p *plot.Plot) ([]byte, error) {
 	c := vgsvg.New(vg.Points(660), vg.Points(330))
-	p.Draw(draw.New(c))
+	const margin = 10
+	p.Draw(draw.Crop(draw.New(c), margin, -margin, margin, -margin))
 	var out bytes.Buffer
 	if _, err := c.WriteTo(&out); err != nil {
 		return nil, err
@@ -160,8 +162,12 @@ func drawing(p *plot.Plot) ([]byte, error) {
 
 // writePicture draws the picture into a file, if there is anything to draw.
 func (r *results) writePicture(path string) error {
-	b, err := r.picture()
-	if err != nil || b == nil {
+	p, err := r.bars()
+	if err != nil || p == nil {
+		return err
+	}
+	b, err := drawing(p)
+	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
