@@ -28,7 +28,7 @@ const (
 // mmsghdr is struct mmsghdr.
 type mmsghdr struct {
 	hdr unix.Msghdr
-	len uint32
+	_   uint32 // msg_len
 }
 
 // generator makes flows by packets, as traffic does: a SYN begins one, and a

@@ -19,7 +19,7 @@ const (
 // mmsghdr is struct mmsghdr.
 type mmsghdr struct {
 	hdr unix.Msghdr
-	len uint32
+	_   uint32 // msg_len
 }
 
 // batch receives many datagrams at once. They are never read, so all lie in
