@@ -3,10 +3,13 @@ TOOL := go tool -modfile=tools/go.mod
 COUNT ?= 500
 SEED ?= 0
 PARALLEL ?= 2
+SIZES ?= 1000,100000,1000000,10000000
+PARTS ?= all
+ROUNDS ?= 5
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: build demo test soak differ deps lint fmt tidy vet staticcheck errcheck errorlint unit man install uninstall clean
+.PHONY: build demo test soak differ bench deps lint fmt tidy vet staticcheck errcheck errorlint unit man install uninstall clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o flowcut ./cmd/flowcut
@@ -22,6 +25,10 @@ soak: build
 differ: build
 	go run ./internal/differ/rundiffer -count $(COUNT) -seed $(SEED)
 
+bench: build
+	cd bench && CGO_ENABLED=0 go build -trimpath -o bin/ ./...
+	bench/bin/bench -sizes $(SIZES) -parts $(PARTS) -rounds $(ROUNDS)
+
 deps:
 	.ci/deps
 
@@ -32,9 +39,11 @@ fmt:
 
 tidy:
 	go mod tidy -diff
+	cd bench && go mod tidy -diff
 
 vet:
 	go vet ./...
+	cd bench && go vet ./...
 
 staticcheck:
 	$(TOOL) staticcheck ./...
@@ -60,3 +69,4 @@ uninstall:
 
 clean:
 	rm -f flowcut demo.svg
+	rm -rf bench/bin
