@@ -53,3 +53,26 @@ func ExampleNewPlan() {
 	fmt.Println(p.Flows.Matched, "flows")
 	fmt.Print(p.Rules)
 }
+
+// A program that bans addresses all day queues each as it comes. What gathers
+// while a cut is under way is cut together.
+func ExampleCutter() {
+	c := cut.NewCutter(cut.Options{Hold: 2 * time.Second})
+	defer c.Close() // waits for what is queued
+	banned := []string{"198.51.100.7", "198.51.100.8", "198.51.100.9"}
+	var results []<-chan cut.Result
+	for _, addr := range banned {
+		s, err := selector.Parse([]string{"--host", addr})
+		if err != nil {
+			log.Fatal(err)
+		}
+		results = append(results, c.Queue(context.Background(), s))
+	}
+	for i, result := range results {
+		r := <-result
+		if r.Err != nil {
+			log.Fatalf("%s: %v", banned[i], r.Err)
+		}
+		fmt.Println(banned[i], r.Receipt.Flows.Matched, "flows, proven:", r.Receipt.Proven)
+	}
+}
