@@ -47,10 +47,13 @@ func round(b *testing.B, s *site, targets []probe.Target, w probe.Way) {
 	for b.Loop() {
 		p := s.prober(b) // with nothing known
 		for _, t := range targets {
-			if err := p.Syn(t, w, 1); err != nil {
-				b.Fatal(err)
-			}
+			p.Syn(t, w, 1, func(_ bool, err error) {
+				if err != nil {
+					b.Error(err)
+				}
+			})
 		}
+		p.Flush()
 	}
 	sent := float64(b.N * len(targets))
 	b.ReportMetric(sent/b.Elapsed().Seconds(), "probes/s")

@@ -6,12 +6,14 @@ import (
 	"net/netip"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"flowcut/conntrack"
 )
 
 // way looks up where packets to an end go, as they would when the other end
 // sent them.
-func (l *link) way(t Target, scope int) (route, error) {
+func (l *link) way(t *Target, scope int) (route, error) {
 	if scope != 0 { // on a link is where it is
 		if l.isLocal(t.End.Src) {
 			return route{local: true}, nil
@@ -23,10 +25,10 @@ func (l *link) way(t Target, scope int) (route, error) {
 		return route{}, err
 	}
 	key := flow{dst: t.End.Src}
-	if t.routesBySource() && (p.any || t.End.Src.Is6()) { // IPv6 has routes by source without rules
+	if t.routesBySource() && (p.source || p.device || t.End.Src.Is6()) { // IPv6 has routes by source without rules
 		key.src = t.Other
 	}
-	if p.any {
+	if p.mark {
 		key.mark = t.Mark
 	}
 	if proto := t.End.Proto; p.ports && (proto == conntrack.ProtoTCP || proto == conntrack.ProtoUDP) {
@@ -34,20 +36,27 @@ func (l *link) way(t Target, scope int) (route, error) {
 	}
 	f, ok := l.routes[key]
 	if !ok {
-		f.route, f.err = l.find(key, p.any)
+		if len(l.routes) >= mostRoutes {
+			clear(l.routes)
+		}
+		f.route, f.err = l.lookUp(key, p)
 		l.routes[key] = f
 	}
 	return f.route, f.err
 }
 
+// mostRoutes is how many routes are kept: 100,000 flows have two ends each,
+// and rules may tell each from the others.
+const mostRoutes = 1 << 18
+
 // rules reads a family's routing rules, once.
 func (l *link) rules(six bool) (policy, error) {
-	i := 0
+	i, family := 0, byte(unix.AF_INET)
 	if six {
-		i = 1
+		i, family = 1, unix.AF_INET6
 	}
 	if l.policy[i] == nil {
-		p, err := l.rt.policy(six)
+		p, err := l.ask.policy(family)
 		if err != nil {
 			return policy{}, err
 		}
@@ -56,13 +65,15 @@ func (l *link) rules(six bool) (policy, error) {
 	return *l.policy[i], nil
 }
 
-// find looks up the way of a flow's packets: with rules as packets that come
-// in by the other end's device, which they may ask about; then with what is
-// left, down to the destination alone.
-func (l *link) find(f flow, rules bool) (route, error) {
+// lookUp looks up the way of a flow's packets: as packets that come in by the
+// other end's device, if rules ask about that; then with what is left, down to
+// the destination alone.
+func (l *link) lookUp(f flow, p policy) (route, error) {
 	plain, made := query{dst: f.dst}, query{dst: f.dst, src: f.src, mark: f.mark, proto: f.proto, sport: f.sport, dport: f.dport}
-	if rules {
-		seems, err := l.rt.route(plain)
+	// The kernel routes no IPv4 packet of its own with a source that it has not:
+	// it must come in somewhere.
+	if p.device || p.source && f.dst.Is4() {
+		seems, err := l.ask.route(plain)
 		if err == nil && seems.local {
 			return seems, nil
 		}
@@ -70,20 +81,20 @@ func (l *link) find(f flow, rules bool) (route, error) {
 		if err == nil && !other.local {
 			come := made
 			come.iif = other.dev
-			if rt, err := l.rt.route(come); err == nil {
+			if rt, err := l.ask.route(come); err == nil {
 				return rt, nil
 			}
 		}
 		if f.src.Is4() && !other.local {
-			made.src = netip.Addr{} // the kernel routes no packet of its own with a source that it has not
+			made.src = netip.Addr{}
 		}
 	}
 	if made != plain {
-		if rt, err := l.rt.route(made); err == nil {
+		if rt, err := l.ask.route(made); err == nil {
 			return rt, nil
 		}
 	}
-	return l.rt.route(plain)
+	return l.ask.route(plain)
 }
 
 // towardsOther looks up where the other end is: as the end's own packets find
@@ -94,11 +105,11 @@ func (l *link) towardsOther(f flow, dev int) (route, error) {
 	}
 	back := query{dst: f.src, src: f.dst, iif: dev, mark: f.mark, proto: f.proto, sport: f.dport, dport: f.sport}
 	if dev != 0 {
-		if rt, err := l.rt.route(back); err == nil {
+		if rt, err := l.ask.route(back); err == nil {
 			return rt, nil
 		}
 	}
-	return l.rt.route(query{dst: f.src, mark: f.mark})
+	return l.ask.route(query{dst: f.src, mark: f.mark})
 }
 
 // linkLocal is where link-local addresses are: they name a host together with
@@ -110,7 +121,7 @@ type linkLocal struct{ neighbours, own map[netip.Addr][]int }
 // It is the one that has the end as a neighbour. Where several have one of
 // that address, it is the one of these that has the other end's, which is this
 // host's, since such addresses are not forwarded.
-func (l *link) scope(t Target) (int, error) {
+func (l *link) scope(t *Target) (int, error) {
 	end := t.End.Src
 	if !end.Is6() || !end.IsLinkLocalUnicast() {
 		return 0, nil
@@ -143,7 +154,7 @@ func (l *link) readLinkLocal() error {
 	if l.ll != nil {
 		return nil
 	}
-	neighbours, own, err := l.rt.linkLocal()
+	neighbours, own, err := l.ask.linkLocal()
 	if err != nil {
 		return err
 	}
