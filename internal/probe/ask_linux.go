@@ -108,15 +108,24 @@ func (k kernel) policy(family byte) (p policy, err error) {
 }
 
 func (p *policy) add(what uint16) {
+	const ( // enum FRA_*, since Linux 6.11
+		dscp = iota + unix.FRA_DPORT_RANGE + 1
+		flowLabel
+		flowLabelMask
+		sourcePortMask
+		destinationPortMask
+		dscpMask
+	)
 	switch what {
-	case unix.FRA_DST, unix.FRA_GOTO, unix.FRA_FLOW, unix.FRA_OIFNAME, unix.FRA_TUN_ID, unix.FRA_UID_RANGE:
+	case unix.FRA_DST, unix.FRA_GOTO, unix.FRA_FLOW, unix.FRA_OIFNAME, unix.FRA_TUN_ID, unix.FRA_UID_RANGE,
+		dscp, dscpMask, flowLabel, flowLabelMask:
 	case unix.FRA_FWMARK, unix.FRA_FWMASK:
 		p.mark = true
 	case unix.FRA_SRC:
 		p.source = true
 	case unix.FRA_IIFNAME, unix.FRA_L3MDEV:
 		p.device = true
-	case unix.FRA_IP_PROTO, unix.FRA_SPORT_RANGE, unix.FRA_DPORT_RANGE:
+	case unix.FRA_IP_PROTO, unix.FRA_SPORT_RANGE, unix.FRA_DPORT_RANGE, sourcePortMask, destinationPortMask:
 		p.ports = true
 	default: // of a kernel that knows more
 		p.mark, p.source, p.device, p.ports = true, true, true, true

@@ -7,6 +7,9 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"flowcut/internal/probe"
 )
@@ -43,7 +46,7 @@ func BenchmarkRound(b *testing.B) {
 }
 
 func round(b *testing.B, s *site, targets []probe.Target, w probe.Way) {
-	before := s.dropped(b)
+	before, used := s.dropped(b), cpu(b)
 	for b.Loop() {
 		p := s.prober(b) // with nothing known
 		for _, t := range targets {
@@ -56,8 +59,19 @@ func round(b *testing.B, s *site, targets []probe.Target, w probe.Way) {
 		p.Flush()
 	}
 	sent := float64(b.N * len(targets))
+	b.ReportMetric(float64(cpu(b)-used)/sent, "cpu-ns/probe")
 	b.ReportMetric(sent/b.Elapsed().Seconds(), "probes/s")
 	b.ReportMetric(float64(s.dropped(b)-before)/sent*100, "%lost")
+}
+
+// cpu is what this process has used, which is what can be compared where other
+// programs are at work. What receivers do in softirqs is in it.
+func cpu(b *testing.B) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // rule adds a rule of policy routing that leads nowhere new.
