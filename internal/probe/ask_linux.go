@@ -32,15 +32,27 @@ type route struct {
 }
 
 // route looks up a route as the kernel does for packets.
-func (k kernel) route(q query) (route, error) {
-	data, err := k.Ask(unix.RTM_GETROUTE, 0, q.request())
-	if err == nil {
-		var rt route
-		if rt, err = parseRoute(q.dst, data); err == nil {
-			return rt, nil
-		}
+func (k kernel) route(q query) (rt route, err error) {
+	err2 := k.routes([]query{q}, func(_ int, r route, e error) { rt, err = r, e })
+	return rt, errors.Join(err, err2)
+}
+
+// routes looks up many, with one call.
+func (k kernel) routes(list []query, answer func(i int, rt route, err error)) error {
+	requests := make([][]byte, len(list))
+	for i, q := range list {
+		requests[i] = q.request()
 	}
-	return route{}, fmt.Errorf("route to %s: %w", q.dst, err)
+	return k.AskAll(unix.RTM_GETROUTE, 0, requests, func(i int, data []byte, err error) {
+		var rt route
+		if err == nil {
+			rt, err = parseRoute(list[i].dst, data)
+		}
+		if err != nil {
+			err = fmt.Errorf("route to %s: %w", list[i].dst, err)
+		}
+		answer(i, rt, err)
+	})
 }
 
 func (q query) request() []byte {
@@ -93,6 +105,7 @@ func parseRoute(dst netip.Addr, data []byte) (route, error) {
 type policy struct {
 	any                         bool // something
 	mark, source, device, ports bool // marks, sources, devices that packets come in by, ports or the protocol
+	sources                     []netip.Prefix
 }
 
 // policy reads the routing rules.
@@ -100,12 +113,29 @@ func (k kernel) policy(family byte) (p policy, err error) {
 	rules, err := k.Rules(family)
 	for _, r := range rules {
 		p.any = p.any || r.TOS != 0 || r.Action != unix.FR_ACT_TO_TBL || len(r.Asks) > 0
+		if r.Src.IsValid() {
+			p.sources = append(p.sources, r.Src)
+		}
 		for _, what := range r.Asks {
 			p.add(what)
 		}
 	}
 	return p, err
 }
+
+// class returns the addresses that rules on sources take for the same: of two
+// prefixes that an address is in, one is in the other, so the longest tells.
+func (p *policy) class(a netip.Addr) netip.Prefix {
+	var class netip.Prefix
+	for _, s := range p.sources {
+		if s.Contains(a) && s.Bits() >= class.Bits() {
+			class = s
+		}
+	}
+	return class
+}
+
+func exactly(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 func (p *policy) add(what uint16) {
 	const ( // enum FRA_*, since Linux 6.11

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"flowcut/conntrack"
 	"flowcut/internal/rtnl"
 )
 
@@ -30,23 +29,9 @@ type link struct {
 
 	policy [2]*policy // of IPv4 and IPv6, once read
 	routes map[flow]found
+	others map[reverse]route // where other ends are
 	hops   map[hop]*station
 	ll     *linkLocal
-}
-
-// flow is what decides the way of a packet. Where rules look at nothing but
-// the destination the rest is zero.
-type flow struct {
-	dst, src     netip.Addr
-	mark         uint32
-	proto        conntrack.Proto
-	sport, dport uint16
-}
-
-// found is the outcome of a look-up.
-type found struct {
-	route
-	err error
 }
 
 // hop is a neighbour on a device.
@@ -66,7 +51,7 @@ type station struct {
 }
 
 func openLink(pace *pacer) (*link, error) {
-	l := &link{outbox: outbox{fd: -1, pace: pace}, routes: map[flow]found{}, hops: map[hop]*station{}}
+	l := &link{outbox: outbox{fd: -1, pace: pace}, routes: map[flow]found{}, others: map[reverse]route{}, hops: map[hop]*station{}}
 	conn, err := rtnl.Dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("probe: %w", err)
@@ -106,9 +91,16 @@ var (
 // send sends packets to the next hops of their routes. Those for which that
 // cannot be done or must not have a linkErr then.
 func (l *link) send(list []*packet) {
+	unable := l.unable()
+	if unable == nil {
+		l.prepare(list)
+	}
 	var ready, pending []*packet
 	for _, q := range list {
-		known, err := l.address(q)
+		known, err := false, unable
+		if err == nil {
+			known, err = l.address(q)
+		}
 		switch {
 		case err != nil:
 			q.linkErr = err
@@ -137,18 +129,21 @@ func (l *link) transmit(list []*packet) {
 	}
 }
 
+// unable tells why nothing can be sent here.
+func (l *link) unable() error {
+	if l.fd < 0 {
+		return errNoPackets
+	}
+	encrypts, err := l.spd.encrypt()
+	if encrypts {
+		return errEncrypted
+	}
+	return err
+}
+
 // address finds out the next hop of a packet and how it is reached. It is not
 // known when its answer must be awaited.
 func (l *link) address(q *packet) (known bool, err error) {
-	if l.fd < 0 {
-		return false, errNoPackets
-	}
-	switch encrypts, err := l.spd.encrypt(); {
-	case err != nil:
-		return false, err
-	case encrypts:
-		return false, errEncrypted
-	}
 	rt, err := l.way(&q.t, q.scope)
 	if err != nil {
 		return false, err
@@ -181,6 +176,7 @@ func (q *packet) toNeighbour() {
 // forget drops what is known of routes and neighbours.
 func (l *link) forget() {
 	clear(l.routes)
+	clear(l.others)
 	clear(l.hops)
 }
 

@@ -20,37 +20,39 @@ func (l *link) way(t *Target, scope int) (route, error) {
 		}
 		return route{dev: scope, hop: t.End.Src}, nil
 	}
-	p, err := l.rules(t.End.Src.Is6())
+	f, p, err := l.flow(t)
 	if err != nil {
 		return route{}, err
 	}
-	key := flow{dst: t.End.Src}
-	if t.routesBySource() && (p.source || p.device || t.End.Src.Is6()) { // IPv6 has routes by source without rules
-		key.src = t.Other
-	}
-	if p.mark {
-		key.mark = t.Mark
-	}
-	if proto := t.End.Proto; p.ports && (proto == conntrack.ProtoTCP || proto == conntrack.ProtoUDP) {
-		key.proto, key.sport, key.dport = proto, t.End.DstPort, t.End.SrcPort
-	}
-	f, ok := l.routes[key]
+	w, ok := l.known(f, p)
 	if !ok {
-		if len(l.routes) >= mostRoutes {
-			clear(l.routes)
-		}
-		f.route, f.err = l.lookUp(key, p)
-		l.routes[key] = f
+		l.lookUp([]*search{l.search(f, p)})
+		w, _ = l.known(f, p)
 	}
-	return f.route, f.err
+	return w.route, w.err
 }
 
-// mostRoutes is how many routes are kept: 100,000 flows have two ends each,
-// and rules may tell each from the others.
-const mostRoutes = 1 << 18
+// flow returns what decides the way to an end.
+func (l *link) flow(t *Target) (flow, *policy, error) {
+	f := flow{dst: t.End.Src}
+	p, err := l.rules(f.dst.Is6())
+	if err != nil {
+		return f, nil, err
+	}
+	if t.routesBySource() && (p.source || p.device || f.dst.Is6()) { // IPv6 has routes by source without rules
+		f.src = exactly(t.Other)
+	}
+	if p.mark {
+		f.mark = t.Mark
+	}
+	if proto := t.End.Proto; p.ports && (proto == conntrack.ProtoTCP || proto == conntrack.ProtoUDP) {
+		f.proto, f.sport, f.dport = proto, t.End.DstPort, t.End.SrcPort
+	}
+	return f, p, nil
+}
 
 // rules reads a family's routing rules, once.
-func (l *link) rules(six bool) (policy, error) {
+func (l *link) rules(six bool) (*policy, error) {
 	i, family := 0, byte(unix.AF_INET)
 	if six {
 		i, family = 1, unix.AF_INET6
@@ -58,58 +60,11 @@ func (l *link) rules(six bool) (policy, error) {
 	if l.policy[i] == nil {
 		p, err := l.ask.policy(family)
 		if err != nil {
-			return policy{}, err
+			return nil, err
 		}
 		l.policy[i] = &p
 	}
-	return *l.policy[i], nil
-}
-
-// lookUp looks up the way of a flow's packets: as packets that come in by the
-// other end's device, if rules ask about that; then with what is left, down to
-// the destination alone.
-func (l *link) lookUp(f flow, p policy) (route, error) {
-	plain, made := query{dst: f.dst}, query{dst: f.dst, src: f.src, mark: f.mark, proto: f.proto, sport: f.sport, dport: f.dport}
-	// The kernel routes no IPv4 packet of its own with a source that it has not:
-	// it must come in somewhere.
-	if p.device || p.source && f.dst.Is4() {
-		seems, err := l.ask.route(plain)
-		if err == nil && seems.local {
-			return seems, nil
-		}
-		other, err := l.towardsOther(f, seems.dev)
-		if err == nil && !other.local {
-			come := made
-			come.iif = other.dev
-			if rt, err := l.ask.route(come); err == nil {
-				return rt, nil
-			}
-		}
-		if f.src.Is4() && !other.local {
-			made.src = netip.Addr{}
-		}
-	}
-	if made != plain {
-		if rt, err := l.ask.route(made); err == nil {
-			return rt, nil
-		}
-	}
-	return l.ask.route(plain)
-}
-
-// towardsOther looks up where the other end is: as the end's own packets find
-// it when they come in by the device that it seems to be at.
-func (l *link) towardsOther(f flow, dev int) (route, error) {
-	if !f.src.IsValid() {
-		return route{}, errors.New("the other end has no address to route by")
-	}
-	back := query{dst: f.src, src: f.dst, iif: dev, mark: f.mark, proto: f.proto, sport: f.dport, dport: f.sport}
-	if dev != 0 {
-		if rt, err := l.ask.route(back); err == nil {
-			return rt, nil
-		}
-	}
-	return l.ask.route(query{dst: f.src, mark: f.mark})
+	return l.policy[i], nil
 }
 
 // linkLocal is where link-local addresses are: they name a host together with

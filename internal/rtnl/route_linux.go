@@ -87,7 +87,8 @@ type Rule struct {
 	TOS             byte
 	Action          byte // FR_ACT_*
 	Priority, Table uint32
-	Asks            []uint16 // what it asks about packets, FRA_*
+	Src             netip.Prefix // zero: any
+	Asks            []uint16     // what it asks about packets, FRA_*
 }
 
 // Rules lists the rules of a family, AF_UNSPEC for all. A kernel without rules
@@ -109,7 +110,11 @@ func (c *Conn) Rules(family byte) ([]Rule, error) {
 }
 
 func parseRule(data []byte) (r Rule, err error) {
+	var src netip.Addr
 	fixed, err := Parse(data, unix.SizeofRtMsg, func(ad *Attr) {
+		if ad.Type() == unix.FRA_SRC {
+			src, _ = netip.AddrFromSlice(ad.Bytes())
+		}
 		switch typ := ad.Type(); typ {
 		case unix.FRA_PRIORITY:
 			r.Priority = ad.Uint32()
@@ -124,6 +129,7 @@ func parseRule(data []byte) (r Rule, err error) {
 		return Rule{}, err
 	}
 	r.Family, r.TOS, r.Action = fixed[0], fixed[3], fixed[7]
+	r.Src, _ = src.Prefix(int(fixed[2])) // src_len
 	return r, nil
 }
 
