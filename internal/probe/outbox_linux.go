@@ -57,7 +57,7 @@ func (o *outbox) strip(i int) bool {
 // not be sent, with its error. It waits for room in the socket's buffer and in
 // the device's queue.
 func (o *outbox) send(i int) (int, error) {
-	left := time.Now()
+	began := time.Now()
 	for i < o.n {
 		o.pace.wait()
 		n, err := sendmmsg(o.fd, o.msgs[i:o.n])
@@ -65,9 +65,9 @@ func (o *outbox) send(i int) (int, error) {
 		case err == nil:
 			i += n
 			o.pace.sent(n)
-			o.stuck, left = false, time.Now()
+			o.stuck = false
 		case errors.Is(err, unix.EINTR):
-		case !full(err) || !o.room(err, left):
+		case !full(err) || !o.room(err, began):
 			return i, err
 		}
 	}
@@ -77,12 +77,12 @@ func (o *outbox) send(i int) (int, error) {
 // full tells whether an error is that there is no room for a packet.
 func full(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) }
 
-// room waits for room, unless no packet has got away for long.
+// room waits for room, unless the packets have waited for long.
 func (o *outbox) room(err error, since time.Time) bool {
 	const patience, nap = 100 * time.Millisecond, time.Millisecond
 	left := patience - time.Since(since)
 	if o.stuck || left <= 0 {
-		o.stuck = true // the next one does not wait as long again
+		o.stuck = true // the next ones do not wait as long again
 		return false
 	}
 	if errors.Is(err, unix.EAGAIN) { // the socket's buffer
