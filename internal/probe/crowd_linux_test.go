@@ -54,7 +54,8 @@ func TestCrowd(t *testing.T) {
 						t.Errorf("told of %d of %d packets", told, crowd)
 					}
 					labtest.Until(t, "all have left", func() bool { return s.sent(t)-before >= crowd })
-					if n := s.dropped(t) - lost; n > 0 {
+					// A receiver whose CPU has other work for long loses a few.
+					if n := s.dropped(t) - lost; n > crowd/1000 {
 						t.Errorf("%d packets were dropped by the receiver", n)
 					}
 				})
@@ -85,6 +86,33 @@ func TestNoRoom(t *testing.T) {
 				t.Errorf("%d of 500 packets are known to have found no room", full)
 			}
 			if d := time.Since(began); d > 2*time.Second {
+				t.Errorf("that took %v", d)
+			}
+		})
+	}
+}
+
+// TestAbsentCrowd holds that 20,000 neighbours that do not exist, more than the
+// kernel has room for, do not hold up a round for long.
+func TestAbsentCrowd(t *testing.T) {
+	for how, way := range ways {
+		t.Run(how, func(t *testing.T) {
+			s := newSite(t)
+			targets := s.crowd(t, false, true)
+			s.run(t, "ip", "neigh", "flush", "nud", "permanent")
+			for i := range targets {
+				targets[i].End.Src = numbered(targets[0].End.Src, i)
+			}
+			p := s.prober(t)
+			began, told := time.Now(), 0
+			for _, to := range targets {
+				p.Syn(to, way, 1, func(bool, error) { told++ })
+			}
+			p.Flush()
+			if told != crowd {
+				t.Errorf("told of %d of %d packets", told, crowd)
+			}
+			if d := time.Since(began); d > 12*time.Second {
 				t.Errorf("that took %v", d)
 			}
 		})

@@ -26,12 +26,14 @@ type link struct {
 	ask    kernel
 	spd    policies
 	waited time.Duration
+	full   time.Time // when the kernel had no room for a neighbour
 
-	policy [2]*policy // of IPv4 and IPv6, once read
-	routes map[flow]found
-	others map[reverse]route // where other ends are
-	hops   map[hop]*station
-	ll     *linkLocal
+	policy  [2]*policy // of IPv4 and IPv6, once read
+	routes  map[flow]found
+	others  map[reverse]route // where other ends are
+	hops    map[hop]*station
+	devices map[int]device
+	ll      *linkLocal
 }
 
 // hop is a neighbour on a device.
@@ -51,7 +53,7 @@ type station struct {
 }
 
 func openLink(pace *pacer) (*link, error) {
-	l := &link{outbox: outbox{fd: -1, pace: pace}, routes: map[flow]found{}, others: map[reverse]route{}, hops: map[hop]*station{}}
+	l := &link{outbox: outbox{fd: -1, pace: pace}, routes: map[flow]found{}, others: map[reverse]route{}, hops: map[hop]*station{}, devices: map[int]device{}}
 	conn, err := rtnl.Dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("probe: %w", err)
@@ -178,6 +180,7 @@ func (l *link) forget() {
 	clear(l.routes)
 	clear(l.others)
 	clear(l.hops)
+	clear(l.devices)
 }
 
 // station finds out how a next hop is reached. If it is not known then, its
@@ -222,7 +225,14 @@ func (l *link) find(s *station) error {
 	if n.state&unix.NUD_INCOMPLETE != 0 { // the kernel is asking
 		return nil
 	}
-	return l.ask.resolve(h.dev, h.addr)
+	if time.Since(l.full) < askAgain {
+		return s.noAnswer()
+	}
+	err = l.ask.resolve(h.dev, h.addr)
+	if errors.Is(err, unix.ENOBUFS) {
+		l.full = time.Now()
+	}
+	return err
 }
 
 func (s *station) noAnswer() error {
@@ -273,7 +283,13 @@ func (l *link) heard(s *station) error {
 // withoutNeighbours says how packets are addressed on a device that asks for
 // no neighbours, and whether it is one.
 func (l *link) withoutNeighbours(s *station) (bool, error) {
-	d, err := l.ask.device(s.hop.dev)
+	d, ok := l.devices[s.hop.dev]
+	var err error
+	if !ok {
+		if d, err = l.ask.device(s.hop.dev); err == nil {
+			l.devices[s.hop.dev] = d
+		}
+	}
 	if err != nil || d.flags&unix.IFF_NOARP == 0 && len(d.addr) > 0 {
 		return false, err
 	}

@@ -10,12 +10,11 @@ import (
 
 // outbox sends packets by one socket, many with one call.
 type outbox struct {
-	fd    int
-	pace  *pacer
-	stuck bool // nothing has left since patience was over
-	n     int  // how many are loaded
-	msgs  [most]mmsghdr
-	iovs  [most]unix.Iovec
+	fd   int
+	pace *pacer
+	n    int // how many are loaded
+	msgs [most]mmsghdr
+	iovs [most]unix.Iovec
 }
 
 // most is how many packets wait for a call.
@@ -57,7 +56,6 @@ func (o *outbox) strip(i int) bool {
 // not be sent, with its error. It waits for room in the socket's buffer and in
 // the device's queue.
 func (o *outbox) send(i int) (int, error) {
-	began := time.Now()
 	for i < o.n {
 		o.pace.wait()
 		n, err := sendmmsg(o.fd, o.msgs[i:o.n])
@@ -65,9 +63,10 @@ func (o *outbox) send(i int) (int, error) {
 		case err == nil:
 			i += n
 			o.pace.sent(n)
-			o.stuck = false
 		case errors.Is(err, unix.EINTR):
-		case !full(err) || !o.room(err, began):
+		case full(err) && o.pace.patient():
+			o.room(err)
+		default:
 			return i, err
 		}
 	}
@@ -77,21 +76,17 @@ func (o *outbox) send(i int) (int, error) {
 // full tells whether an error is that there is no room for a packet.
 func full(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) }
 
-// room waits for room, unless the packets have waited for long.
-func (o *outbox) room(err error, since time.Time) bool {
-	const patience, nap = 100 * time.Millisecond, time.Millisecond
-	left := patience - time.Since(since)
-	if o.stuck || left <= 0 {
-		o.stuck = true // the next ones do not wait as long again
-		return false
-	}
-	if errors.Is(err, unix.EAGAIN) { // the socket's buffer
+// room waits for room: nobody tells when a device's queue has some.
+func (o *outbox) room(err error) {
+	const nap = time.Millisecond
+	began := time.Now()
+	if errors.Is(err, unix.EAGAIN) { // the socket's buffer is full
 		p := []unix.PollFd{{Fd: int32(o.fd), Events: unix.POLLOUT}}
-		_, _ = unix.Poll(p, int(left.Milliseconds())+1) // the next try tells
-		return true
+		_, _ = unix.Poll(p, int(o.pace.patience.Milliseconds())+1) // the next try tells
+	} else {
+		time.Sleep(nap)
 	}
-	time.Sleep(nap) // nobody tells when a device's queue has room
-	return true
+	o.pace.patience -= time.Since(began)
 }
 
 // sendmmsg sends messages and returns how many went: those before the first
@@ -104,17 +99,32 @@ func sendmmsg(fd int, msgs []mmsghdr) (int, error) {
 	return int(n), nil
 }
 
-// A burst must fit into what it comes to: a receiver's ring has 256 places or
-// more, and net.core.netdev_max_backlog is 1000. What does not fit is dropped
-// without a sign. A millisecond is also what a sleep cannot well be shorter
-// than.
+// A burst must fit into what it comes to, and leave room for its answers: a
+// receiver's ring has 256 places or more, and net.core.netdev_max_backlog is
+// 1000, which a busy receiver works off in some milliseconds. What does not fit
+// is dropped without a sign. Less than a millisecond a sleep cannot well be.
 const (
-	burst = 256
+	burst = 128
 	every = time.Millisecond
 )
 
-// pacer holds the rate of all sockets down to a burst in a millisecond.
-type pacer struct{ due time.Time }
+// How long packets may wait for room in a row, and how much of that each one
+// that leaves gives back: so devices that send 40,000 in a second lose none.
+// There must be a bound for all, since the same error says that the table of
+// neighbours is full, which is so where many ends do not exist.
+const (
+	mostPatience = 500 * time.Millisecond
+	giveBack     = 25 * time.Microsecond
+)
+
+// pacer holds the rate of all sockets down to a burst in a millisecond, and
+// the time that they wait for room.
+type pacer struct {
+	due      time.Time // of the next packet
+	patience time.Duration
+}
+
+func (p *pacer) patient() bool { return p.patience > 0 }
 
 // wait waits until the next packets may leave.
 func (p *pacer) wait() {
@@ -128,4 +138,7 @@ func (p *pacer) wait() {
 }
 
 // sent takes down that packets have left.
-func (p *pacer) sent(n int) { p.due = p.due.Add(time.Duration(n) * every / burst) }
+func (p *pacer) sent(n int) {
+	p.due = p.due.Add(time.Duration(n) * every / burst)
+	p.patience = min(mostPatience, p.patience+time.Duration(n)*giveBack)
+}

@@ -42,7 +42,7 @@ type Outcome func(pastRules bool, err error)
 // Open opens the sockets in the calling thread's namespace. Packets that pass
 // rules carry the priority as SO_PRIORITY, by which the rules know them.
 func Open(priority int) (*Prober, error) {
-	p := &Prober{refused: map[kind]bool{}}
+	p := &Prober{pace: pacer{patience: mostPatience}, refused: map[kind]bool{}}
 	var err error
 	if p.raw4, err = openRaw(unix.AF_INET, priority, &p.pace); err != nil {
 		return nil, err
