@@ -148,7 +148,9 @@ func (c *cutting) readDead(ctx context.Context) error {
 		}
 		m.dead[i], m.died[i] = true, time.Now()
 	})
-	c.prober.Flush()
+	if c.prober != nil { // without kicks it is read as well
+		c.prober.Flush()
+	}
 	if err != nil {
 		return err
 	}
