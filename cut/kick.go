@@ -148,6 +148,9 @@ func (c *cutting) readDead(ctx context.Context) error {
 		}
 		m.dead[i], m.died[i] = true, c.since(time.Now())
 	})
+	if c.prober != nil { // without kicks it is read as well
+		c.prober.Flush()
+	}
 	if err != nil {
 		return err
 	}
@@ -187,7 +190,7 @@ func (c *cutting) takeBack(m *member, i int) {
 		return
 	}
 	for _, way := range []probe.Way{probe.Routed, probe.Forwarded} {
-		_ = c.prober.Reset(t, way, c.fence.Numbers().ISN+1) // one without such a connection ignores it
+		c.prober.Reset(t, way, c.fence.Numbers().ISN+1, nil) // one without such a connection ignores it
 	}
 }
 
@@ -280,17 +283,20 @@ func (c *cutting) resetOurselves(ctx context.Context) error {
 			}
 		})
 	}
+	c.prober.Flush()
 	return nil
 }
 
 // reset sends an end a reset, both ways.
 func (c *cutting) reset(m *member, i int, seq uint32) {
 	for _, way := range []probe.Way{probe.Routed, probe.Forwarded} {
-		if err := c.prober.Reset(target(m, i), way, seq); err != nil {
-			c.sendError = err
-			continue
-		}
-		m.told[i], m.reset[i] = true, true
+		c.prober.Reset(target(m, i), way, seq, func(_ bool, err error) {
+			if err != nil {
+				c.sendError = err
+				return
+			}
+			m.told[i], m.reset[i] = true, true
+		})
 	}
 }
 
@@ -312,14 +318,12 @@ func (c *cutting) probeAll(ctx context.Context, r round, enough bool) error {
 			continue
 		}
 		for i := range 2 {
-			if m.dead[i] {
-				continue
-			}
-			if err := c.probe(r, m, i); err != nil {
-				c.sendError = err // such an end stays silent
+			if !m.dead[i] {
+				c.probe(r, m, i)
 			}
 		}
 	}
+	c.prober.Flush()
 	return nil
 }
 
@@ -332,19 +336,28 @@ func target(m *member, i int) probe.Target {
 	return t
 }
 
-func (c *cutting) probe(r round, m *member, i int) error {
-	t := target(m, i)
+func (c *cutting) probe(r round, m *member, i int) {
+	t, numbers := target(m, i), c.fence.Numbers()
 	switch {
 	case r.kind == probeAck:
-		return c.prober.Ack(t, r.way)
+		c.prober.Ack(t, r.way, c.failed)
 	case i == c.began(m): // a SYN-ACK is what the originator's host expects
 		// Conntrack on the end's side drops resets with numbers below what it
 		// has seen: of two halves of all numbers one gets through.
-		return c.prober.SynAck(t, r.way, c.fence.Numbers().Ack^c.half)
+		c.prober.SynAck(t, r.way, numbers.Ack^c.half, c.failed)
+	default:
+		c.prober.Syn(t, r.way, numbers.ISN, func(past bool, err error) {
+			m.asked = m.asked || past
+			c.failed(past, err)
+		})
 	}
-	err := c.prober.Syn(t, r.way, c.fence.Numbers().ISN)
-	m.asked = m.asked || err == nil && c.prober.PastRules()
-	return err
+}
+
+// failed takes down why a probe could not be sent. Its end stays silent.
+func (c *cutting) failed(_ bool, err error) {
+	if err != nil {
+		c.sendError = err
+	}
 }
 
 // began returns the end that is asked as the originator. A firewall of a host
@@ -376,6 +389,7 @@ func (c *cutting) tellRest(ctx context.Context, list []*member) error {
 			}
 		}
 	}
+	c.prober.Flush()
 	return nil
 }
 
@@ -384,9 +398,7 @@ func (c *cutting) tellRest(ctx context.Context, list []*member) error {
 func (c *cutting) unreachable(m *member, i int) {
 	t := target(m, i)
 	for _, way := range c.prober.Ways(t) {
-		if err := c.prober.Unreachable(t, way); err == nil && c.prober.PastRules() {
-			m.unreached[i] = true
-		}
+		c.prober.Unreachable(t, way, func(past bool, _ error) { m.unreached[i] = m.unreached[i] || past })
 	}
 }
 

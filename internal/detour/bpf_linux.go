@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/rtnl"
 )
 
 // Where netkit devices run programs on what their peer sends.
@@ -43,7 +45,7 @@ func (s *scan) readPrograms() error {
 			case errors.Is(err, unix.ENODEV), errors.Is(err, unix.EACCES):
 				// It is gone; it is the end of a pair whose other end has the
 				// programs, and they run before packets come here.
-			case err != nil && !missing(err):
+			case err != nil && !rtnl.Missing(err):
 				return fmt.Errorf("ask for the programs of %s: %w", d.name, err)
 			}
 			for _, id := range ids {

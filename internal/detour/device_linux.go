@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/rtnl"
 )
 
 // Kinds of devices that differ from the others, IFLA_INFO_KIND.
@@ -38,13 +39,8 @@ type device struct {
 // readDevices lists the devices of the namespace.
 func (s *scan) readDevices() error {
 	const mask = 1 << 3 // RTEXT_FILTER_SKIP_STATS: statistics are most of an answer
-	attributes, err := netlink.MarshalAttributes([]netlink.Attribute{
-		{Type: unix.IFLA_EXT_MASK, Data: binary.NativeEndian.AppendUint32(nil, mask)},
-	})
-	if err != nil {
-		return err
-	}
-	msgs, err := s.rt.dump(unix.RTM_GETLINK, append(make([]byte, unix.SizeofIfInfomsg), attributes...))
+	header := make([]byte, unix.SizeofIfInfomsg)
+	msgs, err := s.rt.Dump(unix.RTM_GETLINK, rtnl.AppendUint32(header, unix.IFLA_EXT_MASK, mask))
 	if err != nil {
 		return fmt.Errorf("list devices: %w", err)
 	}
@@ -64,18 +60,9 @@ func (s *scan) readDevices() error {
 }
 
 func parseDevice(data []byte) (*device, error) {
-	fixed, attributes, err := split(data, unix.SizeofIfInfomsg)
-	if err != nil {
-		return nil, err
-	}
-	flags := binary.NativeEndian.Uint32(fixed[8:])
-	d := &device{
-		index:    int(binary.NativeEndian.Uint32(fixed[4:])),
-		up:       flags&unix.IFF_UP != 0,
-		loopback: flags&unix.IFF_LOOPBACK != 0,
-	}
+	d := &device{}
 	abroad := false // what it is linked with is in another namespace
-	err = each(attributes, func(ad *netlink.AttributeDecoder) {
+	fixed, err := rtnl.Parse(data, unix.SizeofIfInfomsg, func(ad *rtnl.Attr) {
 		switch ad.Type() {
 		case unix.IFLA_IFNAME:
 			d.name = ad.String()
@@ -91,16 +78,22 @@ func parseDevice(data []byte) (*device, error) {
 			d.parseXDP(ad)
 		}
 	})
+	if err != nil {
+		return nil, err
+	}
+	flags := binary.NativeEndian.Uint32(fixed[8:])
+	d.index = int(binary.NativeEndian.Uint32(fixed[4:]))
+	d.up, d.loopback = flags&unix.IFF_UP != 0, flags&unix.IFF_LOOPBACK != 0
 	// The two ends of a pair are linked with each other, and none is below.
 	if abroad || d.kind == kindVeth || d.kind == kindNetkit {
 		d.lower = 0
 	}
-	return d, err
+	return d, nil
 }
 
-func (d *device) parseInfo(ad *netlink.AttributeDecoder) {
+func (d *device) parseInfo(ad *rtnl.Attr) {
 	var data []byte
-	inside(ad, func(ad *netlink.AttributeDecoder) {
+	rtnl.Inside(ad, func(ad *rtnl.Attr) {
 		switch ad.Type() {
 		case unix.IFLA_INFO_KIND:
 			d.kind = ad.String()
@@ -112,7 +105,7 @@ func (d *device) parseInfo(ad *netlink.AttributeDecoder) {
 		return
 	}
 	ad.Do(func([]byte) error {
-		return each(data, func(ad *netlink.AttributeDecoder) {
+		return rtnl.Each(data, func(ad *rtnl.Attr) {
 			switch ad.Type() {
 			case unix.IFLA_BR_NF_CALL_IPTABLES:
 				d.call4 = ad.Uint8() != 0
@@ -123,8 +116,8 @@ func (d *device) parseInfo(ad *netlink.AttributeDecoder) {
 	})
 }
 
-func (d *device) parseXDP(ad *netlink.AttributeDecoder) {
-	inside(ad, func(ad *netlink.AttributeDecoder) {
+func (d *device) parseXDP(ad *rtnl.Attr) {
+	rtnl.Inside(ad, func(ad *rtnl.Attr) {
 		switch ad.Type() {
 		case unix.IFLA_XDP_ATTACHED:
 			d.attached = ad.Uint8() != 0 // XDP_ATTACHED_NONE

@@ -11,6 +11,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/netns"
+	"flowcut/internal/rtnl"
 )
 
 // Find looks for detours of the packets that match tuples. Give it both
@@ -78,7 +79,7 @@ func (e *ends) add(a netip.Addr) bool {
 // scan is one search, on a thread inside the namespace.
 type scan struct {
 	ends      *ends
-	rt        *conn
+	rt        *rtnl.Conn
 	devices   map[int]*device
 	ports     map[int][]*device // by their master's index
 	ways      map[netip.Addr]way
@@ -92,10 +93,10 @@ type scan struct {
 // run looks everywhere. Only what everything else needs ends it.
 func (s *scan) run() error {
 	var err error
-	if s.rt, err = dial(unix.NETLINK_ROUTE); err != nil {
+	if s.rt, err = rtnl.Dial(unix.NETLINK_ROUTE); err != nil {
 		return err
 	}
-	defer s.rt.close()
+	defer func() { _ = s.rt.Close() }() // nothing was written
 	if err := s.readDevices(); err != nil {
 		return err
 	}

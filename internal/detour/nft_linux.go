@@ -6,8 +6,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/rtnl"
 )
 
 const sizeofNfGenMsg = 4 // struct nfgenmsg
@@ -46,13 +47,13 @@ func (h hook) on(d *device) bool {
 }
 
 // parse reads the attributes of a hook; devices is the one with its devices.
-func (h *hook) parse(ad *netlink.AttributeDecoder, devices uint16) {
-	inside(ad, func(ad *netlink.AttributeDecoder) {
+func (h *hook) parse(ad *rtnl.Attr, devices uint16) {
+	rtnl.Inside(ad, func(ad *rtnl.Attr) {
 		switch ad.Type() {
 		case unix.NFTA_HOOK_HOOKNUM: // NFTA_FLOWTABLE_HOOK_NUM is the same
 			h.num = bigEndian(ad)
 		case devices:
-			inside(ad, func(ad *netlink.AttributeDecoder) {
+			rtnl.Inside(ad, func(ad *rtnl.Attr) {
 				switch ad.Type() {
 				case attrDeviceName:
 					h.names = append(h.names, ad.String())
@@ -68,7 +69,7 @@ func (h *hook) parse(ad *netlink.AttributeDecoder, devices uint16) {
 }
 
 // bigEndian returns a number as nf_tables writes it.
-func bigEndian(ad *netlink.AttributeDecoder) (v uint32) {
+func bigEndian(ad *rtnl.Attr) (v uint32) {
 	ad.Do(func(b []byte) error {
 		if len(b) != 4 {
 			return fmt.Errorf("attribute %d has %d bytes, not 4", ad.Type(), len(b))
@@ -81,14 +82,14 @@ func bigEndian(ad *netlink.AttributeDecoder) (v uint32) {
 
 // readNFTables looks at flowtables, and at rules that forward what comes in.
 func (s *scan) readNFTables() error {
-	nf, err := dial(unix.NETLINK_NETFILTER)
+	nf, err := rtnl.Dial(unix.NETLINK_NETFILTER)
 	if err != nil {
-		if missing(err) {
+		if rtnl.Missing(err) {
 			return nil
 		}
 		return err
 	}
-	defer nf.close()
+	defer func() { _ = nf.Close() }()
 	msgs, err := dumpTables(nf, unix.NFT_MSG_GETFLOWTABLE, unix.NFPROTO_UNSPEC)
 	if err != nil {
 		return fmt.Errorf("list flowtables: %w", err)
@@ -101,22 +102,18 @@ func (s *scan) readNFTables() error {
 	return s.readForwards(nf)
 }
 
-func dumpTables(nf *conn, typ uint16, family byte) ([][]byte, error) {
-	msgs, err := nf.dump(unix.NFNL_SUBSYS_NFTABLES<<8|typ, []byte{family, 0, 0, 0})
-	if err != nil && !missing(err) {
+func dumpTables(nf *rtnl.Conn, typ uint16, family byte) ([][]byte, error) {
+	msgs, err := nf.Dump(unix.NFNL_SUBSYS_NFTABLES<<8|typ, []byte{family, 0, 0, 0})
+	if err != nil && !rtnl.Missing(err) {
 		return nil, err
 	}
 	return msgs, nil
 }
 
 func (s *scan) judgeFlowtable(data []byte) error {
-	fixed, attributes, err := split(data, sizeofNfGenMsg)
-	if err != nil {
-		return err
-	}
 	var table, name string
 	var h hook
-	err = each(attributes, func(ad *netlink.AttributeDecoder) {
+	fixed, err := rtnl.Parse(data, sizeofNfGenMsg, func(ad *rtnl.Attr) {
 		switch ad.Type() {
 		case attrFlowtableTable:
 			table = ad.String()
@@ -126,12 +123,15 @@ func (s *scan) judgeFlowtable(data []byte) error {
 			h.parse(ad, attrFlowtableDevices)
 		}
 	})
+	if err != nil {
+		return err
+	}
 	for _, d := range s.working() {
 		if h.on(d) {
 			s.report(Flowtable, d, "%s %s %s", families[fixed[0]], table, name)
 		}
 	}
-	return err
+	return nil
 }
 
 // chain is one of the family netdev.
@@ -140,7 +140,7 @@ type chain struct{ table, name string }
 // readForwards looks for rules of the family netdev, the only one that has
 // fwd. A rule in a chain that no hook calls counts for all that hooks call in
 // its table, for which of them jump to it is not followed.
-func (s *scan) readForwards(nf *conn) error {
+func (s *scan) readForwards(nf *rtnl.Conn) error {
 	chains, err := dumpTables(nf, unix.NFT_MSG_GETCHAIN, unix.NFPROTO_NETDEV)
 	if err != nil || len(chains) == 0 {
 		return err
@@ -183,13 +183,9 @@ func (s *scan) reportForward(in chain, hooks map[chain]hook) {
 
 // parseChain adds the hook of a chain, if it has one.
 func parseChain(data []byte, hooks map[chain]hook) error {
-	_, attributes, err := split(data, sizeofNfGenMsg)
-	if err != nil {
-		return err
-	}
 	var c chain
 	var h *hook
-	err = each(attributes, func(ad *netlink.AttributeDecoder) {
+	_, err := rtnl.Parse(data, sizeofNfGenMsg, func(ad *rtnl.Attr) {
 		switch ad.Type() {
 		case unix.NFTA_CHAIN_TABLE:
 			c.table = ad.String()
@@ -208,19 +204,15 @@ func parseChain(data []byte, hooks map[chain]hook) error {
 
 // parseRuleOfChain tells where a rule is and whether it has a fwd.
 func parseRuleOfChain(data []byte) (in chain, forwards bool, err error) {
-	_, attributes, err := split(data, sizeofNfGenMsg)
-	if err != nil {
-		return in, false, err
-	}
-	err = each(attributes, func(ad *netlink.AttributeDecoder) {
+	_, err = rtnl.Parse(data, sizeofNfGenMsg, func(ad *rtnl.Attr) {
 		switch ad.Type() {
 		case unix.NFTA_RULE_TABLE:
 			in.table = ad.String()
 		case unix.NFTA_RULE_CHAIN:
 			in.name = ad.String()
 		case unix.NFTA_RULE_EXPRESSIONS:
-			inside(ad, func(ad *netlink.AttributeDecoder) { // NFTA_LIST_ELEM
-				inside(ad, func(ad *netlink.AttributeDecoder) {
+			rtnl.Inside(ad, func(ad *rtnl.Attr) { // NFTA_LIST_ELEM
+				rtnl.Inside(ad, func(ad *rtnl.Attr) {
 					forwards = forwards || ad.Type() == unix.NFTA_EXPR_NAME && ad.String() == "fwd"
 				})
 			})

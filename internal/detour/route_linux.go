@@ -1,14 +1,14 @@
 package detour
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/rtnl"
 )
 
 // maxRoutes is how many addresses are looked up at most: each look-up takes
@@ -55,153 +55,58 @@ func (s *scan) follow() error {
 func (s *scan) lookUp(addrs []netip.Addr) error {
 	const batch = 64
 	for some := range slices.Chunk(addrs, batch) {
-		var requests []byte
-		for _, a := range some {
-			requests = s.rt.request(requests, unix.RTM_GETROUTE, 0, routeRequest(a))
+		requests := make([][]byte, len(some))
+		for i, a := range some {
+			// The route itself, not the one next hop of several that it would take.
+			requests[i] = rtnl.RouteRequest(a, unix.RTM_F_FIB_MATCH)
 		}
-		if err := s.rt.send(requests); err != nil {
-			return fmt.Errorf("ask for %d routes: %w", len(some), err)
-		}
-		for _, a := range some { // answered in order
-			w, err := s.answer()
+		var failed error
+		err := s.rt.AskAll(unix.RTM_GETROUTE, 0, requests, func(i int, data []byte, err error) {
+			w, err := parseWay(data, err)
 			if err != nil {
-				return fmt.Errorf("look up the route to %s: %w", a, err)
+				failed = fmt.Errorf("look up the route to %s: %w", some[i], err)
 			}
-			if a.IsLinkLocalUnicast() || a.IsMulticast() {
+			if some[i].IsLinkLocalUnicast() || some[i].IsMulticast() {
 				w.unclear = true // which device is not in the address
 			}
-			s.ways[a] = w
+			s.ways[some[i]] = w
+		})
+		if err != nil {
+			return fmt.Errorf("ask for %d routes: %w", len(some), err)
+		}
+		if failed != nil {
+			return failed
 		}
 	}
 	return nil
 }
 
-// routeRequest is struct rtmsg and the address.
-func routeRequest(a netip.Addr) []byte {
-	b := make([]byte, unix.SizeofRtMsg, unix.SizeofRtMsg+unix.SizeofRtAttr+16)
-	b[0] = unix.AF_INET
-	if a.Is6() {
-		b[0] = unix.AF_INET6
-	}
-	b[1] = byte(a.BitLen())
-	// The route itself, not the one next hop of several that it would take.
-	binary.NativeEndian.PutUint32(b[8:], unix.RTM_F_FIB_MATCH)
-	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+a.BitLen()/8))
-	b = binary.NativeEndian.AppendUint16(b, unix.RTA_DST)
-	return append(b, a.AsSlice()...)
-}
-
-// answer reads the answer to one request.
-func (s *scan) answer() (w way, err error) {
-	msgs, err := s.rt.receive()
-	if err != nil {
-		return w, err
-	}
-	for _, m := range msgs {
-		if m.Header.Type != unix.NLMSG_ERROR {
-			return parseRoute(m.Data)
-		}
-		err = failure(m)
-	}
+// parseWay reads the answer to one request, or the error that it is.
+func parseWay(data []byte, err error) (way, error) {
 	switch {
+	case err == nil:
 	case errors.Is(err, unix.ENETUNREACH):
 		return way{none: true}, nil
-	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES), missing(err):
+	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES), rtnl.Missing(err):
 		// Routes of the types unreachable, prohibit, blackhole; a kernel without the family.
 		return way{unclear: true}, nil
+	default:
+		return way{}, err
 	}
-	return w, err
-}
-
-func parseRoute(data []byte) (w way, err error) {
-	fixed, attributes, err := split(data, unix.SizeofRtMsg)
-	if err != nil {
-		return w, err
-	}
-	typ := fixed[7]
-	err = each(attributes, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
-		case unix.RTA_OIF:
-			w.devices = append(w.devices, int(ad.Uint32()))
-		case unix.RTA_MULTIPATH:
-			ad.Do(func(b []byte) error {
-				hops, err := parseHops(b)
-				w.devices = append(w.devices, hops...)
-				return err
-			})
-		}
-	})
-	switch typ {
+	r, err := rtnl.ParseRoute(data)
+	switch r.Type {
 	case unix.RTN_LOCAL:
 		return way{local: true}, err
 	case unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT:
 		return way{unclear: true}, err
 	}
-	w.unclear = len(w.devices) == 0
-	return w, err
-}
-
-// parseHops returns the devices of struct rtnexthop, one behind the other.
-func parseHops(b []byte) (devices []int, err error) {
-	const size = unix.SizeofRtNexthop
-	for len(b) > 0 {
-		n := 0
-		if len(b) >= size {
-			n = int(binary.NativeEndian.Uint16(b))
-		}
-		if n < size || n > len(b) {
-			return devices, fmt.Errorf("a next hop of %d bytes in %d", n, len(b))
-		}
-		devices = append(devices, int(binary.NativeEndian.Uint32(b[4:])))
-		b = b[min(len(b), (n+3)&^3):]
-	}
-	return devices, nil
+	return way{devices: r.Devices, unclear: len(r.Devices) == 0}, err
 }
 
 // hasPolicy tells whether rules other than those every host has choose routes.
 func (s *scan) hasPolicy() (bool, error) {
-	msgs, err := s.rt.dump(unix.RTM_GETRULE, make([]byte, unix.SizeofRtMsg)) // struct fib_rule_hdr is as long
-	if err != nil && !missing(err) {
-		return false, fmt.Errorf("list the rules of policy routing: %w", err)
-	}
-	for _, m := range msgs {
-		usual, err := parseRule(m)
-		if err != nil {
-			return false, fmt.Errorf("list the rules of policy routing: %w", err)
-		}
-		if !usual {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// parseRule tells whether a rule is one that each host has, or of a family
-// that is not asked about.
-func parseRule(data []byte) (usual bool, err error) {
-	fixed, attributes, err := split(data, unix.SizeofRtMsg)
-	if err != nil {
-		return false, err
-	}
-	family, action := fixed[0], fixed[7]
-	if family != unix.AF_INET && family != unix.AF_INET6 {
-		return true, nil
-	}
-	var priority, table uint32
-	usual = action == unix.FR_ACT_TO_TBL
-	err = each(attributes, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
-		case unix.FRA_PRIORITY:
-			priority = ad.Uint32()
-		case unix.FRA_TABLE:
-			table = ad.Uint32()
-		case unix.FRA_SRC, unix.FRA_DST, unix.FRA_IIFNAME, unix.FRA_OIFNAME, unix.FRA_FWMARK, unix.FRA_TUN_ID,
-			unix.FRA_IP_PROTO, unix.FRA_SPORT_RANGE, unix.FRA_DPORT_RANGE, unix.FRA_UID_RANGE, unix.FRA_L3MDEV:
-			usual = false
-		}
-	})
-	type rule struct{ priority, table uint32 }
-	return usual && slices.Contains([]rule{
-		{0, unix.RT_TABLE_LOCAL}, {32766, unix.RT_TABLE_MAIN}, {32767, unix.RT_TABLE_DEFAULT},
-	}, rule{priority, table}), err
+	rules, err := s.rt.Rules(unix.AF_UNSPEC)
+	return slices.ContainsFunc(rules, func(r rtnl.Rule) bool {
+		return !r.Usual() && (r.Family == unix.AF_INET || r.Family == unix.AF_INET6)
+	}), err
 }

@@ -4,8 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/rtnl"
 )
 
 const sizeofTcMsg = 20 // struct tcmsg
@@ -88,29 +89,26 @@ func (s *scan) readFilters() error {
 // readIngress returns the devices that can have filters for what comes in, so
 // that not each of a thousand has to be asked.
 func (s *scan) readIngress() (map[int]bool, error) {
-	msgs, err := s.rt.dump(unix.RTM_GETQDISC, make([]byte, sizeofTcMsg))
+	msgs, err := s.rt.Dump(unix.RTM_GETQDISC, make([]byte, sizeofTcMsg))
 	if err != nil {
-		if missing(err) {
+		if rtnl.Missing(err) {
 			return nil, nil
 		}
 		return nil, fmt.Errorf("list queueing disciplines: %w", err)
 	}
 	hooked := map[int]bool{}
 	for _, m := range msgs {
-		fixed, attributes, err := split(m, sizeofTcMsg)
-		if err != nil {
-			return nil, err
-		}
-		err = each(attributes, func(ad *netlink.AttributeDecoder) {
-			if ad.Type() != unix.TCA_KIND {
-				return
-			}
-			if kind := ad.String(); kind == "ingress" || kind == "clsact" {
-				hooked[int(binary.NativeEndian.Uint32(fixed[4:]))] = true
+		kind := ""
+		fixed, err := rtnl.Parse(m, sizeofTcMsg, func(ad *rtnl.Attr) {
+			if ad.Type() == unix.TCA_KIND {
+				kind = ad.String()
 			}
 		})
 		if err != nil {
 			return nil, err
+		}
+		if kind == "ingress" || kind == "clsact" {
+			hooked[int(binary.NativeEndian.Uint32(fixed[4:]))] = true
 		}
 	}
 	return hooked, nil
@@ -120,26 +118,22 @@ func (s *scan) readFiltersAt(d *device, parent uint32) error {
 	request := make([]byte, sizeofTcMsg)
 	binary.NativeEndian.PutUint32(request[4:], uint32(d.index))
 	binary.NativeEndian.PutUint32(request[12:], parent)
-	msgs, err := s.rt.dump(unix.RTM_GETTFILTER, request)
-	if err != nil && !missing(err) {
+	msgs, err := s.rt.Dump(unix.RTM_GETTFILTER, request)
+	if err != nil && !rtnl.Missing(err) {
 		return fmt.Errorf("list the filters of %s: %w", d.name, err)
 	}
 	for _, m := range msgs {
-		_, attributes, err := split(m, sizeofTcMsg)
-		if err == nil {
-			err = s.judgeFilter(d, attributes)
-		}
-		if err != nil {
+		if err := s.judgeFilter(d, m); err != nil {
 			return fmt.Errorf("list the filters of %s: %w", d.name, err)
 		}
 	}
 	return nil
 }
 
-func (s *scan) judgeFilter(d *device, attributes []byte) error {
+func (s *scan) judgeFilter(d *device, data []byte) error {
 	var kind string
 	var options []byte
-	err := each(attributes, func(ad *netlink.AttributeDecoder) {
+	_, err := rtnl.Parse(data, sizeofTcMsg, func(ad *rtnl.Attr) {
 		switch ad.Type() {
 		case unix.TCA_KIND:
 			kind = ad.String()
@@ -156,10 +150,10 @@ func (s *scan) judgeFilter(d *device, attributes []byte) error {
 		return nil
 	}
 	var actions []action
-	err = each(options, func(ad *netlink.AttributeDecoder) {
+	err = rtnl.Each(options, func(ad *rtnl.Attr) {
 		switch {
 		case ad.Type() == at:
-			inside(ad, func(ad *netlink.AttributeDecoder) { actions = append(actions, parseAction(ad)) })
+			rtnl.Inside(ad, func(ad *rtnl.Attr) { actions = append(actions, parseAction(ad)) })
 		case kind == "bpf" && ad.Type() == attrBPFID:
 			s.report(TCProgram, d, "%s", programName(ad.Uint32()))
 		}
@@ -176,9 +170,9 @@ type action struct {
 	device int // how and where mirred takes it
 }
 
-func parseAction(ad *netlink.AttributeDecoder) (a action) {
+func parseAction(ad *rtnl.Attr) (a action) {
 	var options []byte
-	inside(ad, func(ad *netlink.AttributeDecoder) {
+	rtnl.Inside(ad, func(ad *rtnl.Attr) {
 		switch ad.Type() {
 		case attrActKind:
 			a.kind = ad.String()
@@ -190,7 +184,7 @@ func parseAction(ad *netlink.AttributeDecoder) (a action) {
 		return a
 	}
 	ad.Do(func([]byte) error {
-		return each(options, func(ad *netlink.AttributeDecoder) {
+		return rtnl.Each(options, func(ad *rtnl.Attr) {
 			if ad.Type() == attrParameters {
 				ad.Do(a.parseParameters)
 			}

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"flowcut/conntrack"
+	"flowcut/internal/rtnl"
 )
 
 // Neighbours answer at once or not at all, as far as probes go: those that are
@@ -17,35 +17,23 @@ import (
 const (
 	waitEach  = 50 * time.Millisecond  // for a next hop's first answer
 	waitTotal = 500 * time.Millisecond // for all that do not answer
+	askAgain  = 25 * time.Millisecond  // until a next hop is asked for once more
 )
 
 // link sends packets to next hops, past all rules.
 type link struct {
-	fd     int // AF_PACKET; -1: none here
-	rt     rtnl
+	outbox // AF_PACKET; descriptor -1: none here
+	ask    kernel
 	spd    policies
-	to     unix.SockaddrLinklayer
 	waited time.Duration
+	full   time.Time // when the kernel had no room for a neighbour
 
-	policy [2]*policy // of IPv4 and IPv6, once read
-	routes map[flow]found
-	hops   map[hop]*station
-	ll     *linkLocal
-}
-
-// flow is what decides the way of a packet. Where rules look at nothing but
-// the destination the rest is zero.
-type flow struct {
-	dst, src     netip.Addr
-	mark         uint32
-	proto        conntrack.Proto
-	sport, dport uint16
-}
-
-// found is the outcome of a look-up.
-type found struct {
-	route
-	err error
+	policy  [2]*policy // of IPv4 and IPv6, once read
+	routes  map[flow]found
+	others  map[reverse]route // where other ends are
+	hops    map[hop]*station
+	devices map[int]device
+	ll      *linkLocal
 }
 
 // hop is a neighbour on a device.
@@ -56,20 +44,23 @@ type hop struct {
 
 // station is how a next hop is reached.
 type station struct {
-	known bool
-	asked bool
-	halen uint8
-	addr  [8]byte
+	hop    hop
+	known  bool
+	silent bool      // its answer was waited for
+	asked  time.Time // the last time
+	halen  uint8
+	addr   [8]byte
 }
 
-func openLink() (*link, error) {
-	l := &link{fd: -1, routes: map[flow]found{}, hops: map[hop]*station{}}
-	var err error
-	if l.rt, err = openRTNL(); err != nil {
-		return nil, err
+func openLink(pace *pacer) (*link, error) {
+	l := &link{outbox: outbox{fd: -1, pace: pace}, routes: map[flow]found{}, others: map[reverse]route{}, hops: map[hop]*station{}, devices: map[int]device{}}
+	conn, err := rtnl.Dial(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("probe: %w", err)
 	}
+	l.ask = kernel{conn}
 	if l.spd, err = openPolicies(); err != nil {
-		return nil, errors.Join(err, l.rt.close())
+		return nil, errors.Join(err, l.ask.Close())
 	}
 	// Protocol 0: nothing is received.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -85,7 +76,7 @@ func openLink() (*link, error) {
 }
 
 func (l *link) close() error {
-	err := errors.Join(l.rt.close(), l.spd.close())
+	err := errors.Join(l.ask.Close(), l.spd.close())
 	if l.fd >= 0 {
 		err = errors.Join(err, unix.Close(l.fd))
 	}
@@ -99,112 +90,206 @@ var (
 	errLocal     = errors.New("is this host's own address")
 )
 
-// send sends a packet to the next hop of its route. It returns an error where
-// that cannot be done or must not, and has sent nothing then.
-func (l *link) send(t Target, scope int, packet []byte) error {
+// send sends packets to the next hops of their routes. Those for which that
+// cannot be done or must not have a linkErr then.
+func (l *link) send(list []*packet) {
+	unable := l.unable()
+	if unable == nil {
+		l.prepare(list)
+	}
+	var ready, pending []*packet
+	for _, q := range list {
+		known, err := false, unable
+		if err == nil {
+			known, err = l.address(q)
+		}
+		switch {
+		case err != nil:
+			q.linkErr = err
+		case known:
+			ready = append(ready, q)
+		default:
+			pending = append(pending, q)
+		}
+	}
+	l.transmit(ready)
+	l.transmit(l.await(pending))
+}
+
+// transmit sends packets that are addressed.
+func (l *link) transmit(list []*packet) {
+	l.load(list)
+	for i := 0; i < len(list); i++ {
+		var err error
+		if i, err = l.outbox.send(i); err == nil {
+			return
+		}
+		list[i].linkErr = fmt.Errorf("send to a neighbour: %w", err)
+		if !full(err) {
+			l.forget() // devices may have gone
+		}
+	}
+}
+
+// unable tells why nothing can be sent here.
+func (l *link) unable() error {
 	if l.fd < 0 {
 		return errNoPackets
 	}
-	switch encrypts, err := l.spd.encrypt(); {
-	case err != nil:
-		return err
-	case encrypts:
+	encrypts, err := l.spd.encrypt()
+	if encrypts {
 		return errEncrypted
 	}
-	rt, err := l.way(t, scope)
+	return err
+}
+
+// address finds out the next hop of a packet and how it is reached. It is not
+// known when its answer must be awaited.
+func (l *link) address(q *packet) (known bool, err error) {
+	rt, err := l.way(&q.t, q.scope)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if rt.local {
-		return errLocal
+		return false, errLocal
 	}
-	s, err := l.station(hop{rt.dev, rt.hop})
-	if err != nil {
-		return err
+	q.next, err = l.station(hop{rt.dev, rt.hop})
+	if err != nil || !q.next.known {
+		return false, err
 	}
+	q.toNeighbour()
+	return true, nil
+}
+
+// toNeighbour addresses a packet: struct sockaddr_ll.
+func (q *packet) toNeighbour() {
+	s := q.next
 	proto := uint16(unix.ETH_P_IP)
-	if t.End.Src.Is6() {
+	if q.kind.six {
 		proto = unix.ETH_P_IPV6
 	}
-	l.to = unix.SockaddrLinklayer{Protocol: networkOrder(proto), Ifindex: rt.dev, Halen: s.halen, Addr: s.addr}
-	err = unix.Sendto(l.fd, packet, 0, &l.to)
-	if err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.ENOBUFS) {
-		l.forget() // devices may have gone
-	}
-	if err != nil {
-		return fmt.Errorf("send to neighbour %s on device %d: %w", rt.hop, rt.dev, err)
-	}
-	return nil
+	q.to = binary.NativeEndian.AppendUint16(q.to[:0], unix.AF_PACKET)
+	q.to = binary.BigEndian.AppendUint16(q.to, proto)
+	q.to = binary.NativeEndian.AppendUint32(q.to, uint32(s.hop.dev))
+	q.to = append(q.to, 0, 0, 0, s.halen) // hardware and packet type
+	q.to = append(q.to, s.addr[:]...)
 }
 
 // forget drops what is known of routes and neighbours.
 func (l *link) forget() {
 	clear(l.routes)
+	clear(l.others)
 	clear(l.hops)
+	clear(l.devices)
 }
 
-// networkOrder returns a number whose bytes in memory are big-endian.
-func networkOrder(v uint16) uint16 {
-	var b [2]byte
-	binary.BigEndian.PutUint16(b[:], v)
-	return binary.NativeEndian.Uint16(b[:])
-}
-
-// station finds out how a next hop is reached.
+// station finds out how a next hop is reached. If it is not known then, its
+// answer is to be awaited.
 func (l *link) station(h hop) (*station, error) {
 	s := l.hops[h]
 	if s == nil {
-		s = &station{}
+		if len(l.hops) >= mostRoutes {
+			clear(l.hops)
+		}
+		s = &station{hop: h}
 		l.hops[h] = s
 	}
-	if s.known {
-		return s, nil
-	}
-	n, err := l.rt.neighbour(h.dev, h.addr)
-	if err != nil {
-		return nil, err
-	}
-	if n.state&nudValid == 0 {
-		if set, err := l.withoutNeighbours(s, h); set || err != nil {
-			return s, err
-		}
-		if n, err = l.ask(s, h, n); err != nil {
+	if !s.known && time.Since(s.asked) >= askAgain {
+		if err := l.find(s); err != nil {
 			return nil, err
 		}
-	} else if n.state&unix.NUD_STALE != 0 {
-		_ = l.rt.resolve(h.dev, h.addr) // the kernel makes sure of it, as for any packet
 	}
-	return s, s.set(n.addr)
+	if !s.known && (s.silent || l.waited >= waitTotal) {
+		return nil, s.noAnswer()
+	}
+	return s, nil
 }
 
-// ask has a neighbour asked for that is missing, and waits for its answer when
-// that is the first time.
-func (l *link) ask(s *station, h hop, n neighbour) (neighbour, error) {
-	const poll = time.Millisecond / 4
-	if n.state&unix.NUD_INCOMPLETE == 0 { // nobody is asking
-		if err := l.rt.resolve(h.dev, h.addr); err != nil {
-			return n, err
-		}
+// find looks for a next hop, and has it asked for where it is missing.
+func (l *link) find(s *station) error {
+	h := s.hop
+	n, err := l.ask.neighbour(h.dev, h.addr)
+	if err != nil {
+		return err
 	}
+	if n.state&nudValid != 0 {
+		if n.state&unix.NUD_STALE != 0 {
+			_ = l.ask.resolve(h.dev, h.addr) // the kernel makes sure of it, as for any packet
+		}
+		return s.set(n.addr)
+	}
+	if set, err := l.withoutNeighbours(s); set || err != nil {
+		return err
+	}
+	s.asked = time.Now()
+	if n.state&unix.NUD_INCOMPLETE != 0 { // the kernel is asking
+		return nil
+	}
+	if time.Since(l.full) < askAgain {
+		return s.noAnswer()
+	}
+	err = l.ask.resolve(h.dev, h.addr)
+	if errors.Is(err, unix.ENOBUFS) {
+		l.full = time.Now()
+	}
+	return err
+}
+
+func (s *station) noAnswer() error {
+	return fmt.Errorf("neighbour %s on device %d does not answer: %w", s.hop.addr, s.hop.dev, unix.EHOSTUNREACH)
+}
+
+// await waits for the next hops of packets to answer, and returns the packets
+// of those that have.
+func (l *link) await(pending []*packet) (ready []*packet) {
+	const poll = time.Millisecond / 4
 	began := time.Now()
-	for !s.asked && l.waited < waitTotal && time.Since(began) < waitEach {
-		var err error
-		if n, err = l.rt.neighbour(h.dev, h.addr); err != nil || n.state&nudValid != 0 {
-			return n, err
+	for len(pending) > 0 {
+		var silent []*packet
+		for _, q := range pending {
+			switch q.linkErr = l.heard(q.next); {
+			case q.linkErr != nil:
+			case q.next.known:
+				q.toNeighbour()
+				ready = append(ready, q)
+			default:
+				silent = append(silent, q)
+			}
+		}
+		if pending = silent; len(pending) == 0 || time.Since(began) >= waitEach {
+			break
 		}
 		time.Sleep(poll) // the kernel tells of neighbours' answers, but to ask costs less than to listen
 	}
-	if !s.asked {
-		l.waited += time.Since(began)
+	for _, q := range pending {
+		q.next.silent, q.linkErr = true, q.next.noAnswer()
 	}
-	s.asked = true
-	return n, fmt.Errorf("neighbour %s on device %d does not answer: %w", h.addr, h.dev, unix.EHOSTUNREACH)
+	l.waited += time.Since(began)
+	return ready
+}
+
+// heard looks whether a next hop has answered.
+func (l *link) heard(s *station) error {
+	if s.known {
+		return nil
+	}
+	n, err := l.ask.neighbour(s.hop.dev, s.hop.addr)
+	if err != nil || n.state&nudValid == 0 {
+		return err
+	}
+	return s.set(n.addr)
 }
 
 // withoutNeighbours says how packets are addressed on a device that asks for
 // no neighbours, and whether it is one.
-func (l *link) withoutNeighbours(s *station, h hop) (bool, error) {
-	d, err := l.rt.device(h.dev)
+func (l *link) withoutNeighbours(s *station) (bool, error) {
+	d, ok := l.devices[s.hop.dev]
+	var err error
+	if !ok {
+		if d, err = l.ask.device(s.hop.dev); err == nil {
+			l.devices[s.hop.dev] = d
+		}
+	}
 	if err != nil || d.flags&unix.IFF_NOARP == 0 && len(d.addr) > 0 {
 		return false, err
 	}

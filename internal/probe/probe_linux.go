@@ -3,7 +3,6 @@ package probe
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
 
@@ -15,12 +14,16 @@ import (
 // Prober sends from sockets in one network namespace. Needs CAP_NET_RAW; with
 // CAP_NET_ADMIN packets carry marks, and addresses of neighbours can be asked
 // for. It is not safe for concurrent use.
+//
+// Packets wait until there are enough for a call, or until [Prober.Flush]. All
+// that are sent at once keep to a rate that their receivers can bear.
 type Prober struct {
-	raw4, raw6 rawSocket
+	raw4, raw6 *rawSocket
 	link       *link
-	buf        []byte
+	pace       pacer
+	queue      [most]packet
+	waiting    int // how many of queue
 	refused    map[kind]bool
-	past       bool
 }
 
 // kind is what output rules tell packets of ours apart by.
@@ -29,18 +32,23 @@ type kind struct {
 	proto conntrack.Proto
 }
 
+// Outcome is called once for a packet, by the time Flush returns: whether it
+// left past all rules of this host, so that none of them has seen it leave; or
+// why it could not leave. That wraps the errno of the send, EPERM where rules of
+// this host refuse the packet, ENOBUFS or EAGAIN where there was no room for it
+// for long, and tells why no other way was left. It must not use the Prober.
+type Outcome func(pastRules bool, err error)
+
 // Open opens the sockets in the calling thread's namespace. Packets that pass
 // rules carry the priority as SO_PRIORITY, by which the rules know them.
 func Open(priority int) (*Prober, error) {
-	p := &Prober{refused: map[kind]bool{}}
-	p.raw6.fd = -1
+	p := &Prober{pace: pacer{patience: mostPatience}, refused: map[kind]bool{}}
 	var err error
-	if p.raw4, err = openRaw(unix.AF_INET, priority); err != nil {
+	if p.raw4, err = openRaw(unix.AF_INET, priority, &p.pace); err != nil {
 		return nil, err
 	}
-	p.raw6, err = openRaw(unix.AF_INET6, priority)
-	if err == nil || errors.Is(err, unix.EAFNOSUPPORT) {
-		p.link, err = openLink()
+	if p.raw6, err = openRaw(unix.AF_INET6, priority, &p.pace); err == nil {
+		p.link, err = openLink(&p.pace)
 	}
 	if err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -48,11 +56,13 @@ func Open(priority int) (*Prober, error) {
 	return p, nil
 }
 
-// Close closes the sockets.
+// Close closes the sockets. What waits is not sent.
 func (p *Prober) Close() error {
-	err := unix.Close(p.raw4.fd)
-	if p.raw6.fd >= 0 {
-		err = errors.Join(err, unix.Close(p.raw6.fd))
+	var err error
+	for _, raw := range []*rawSocket{p.raw4, p.raw6} {
+		if raw != nil {
+			err = errors.Join(err, unix.Close(raw.fd))
+		}
 	}
 	if p.link != nil {
 		err = errors.Join(err, p.link.close())
@@ -97,10 +107,6 @@ func (p *Prober) Ways(t Target) []Way {
 	return []Way{Routed}
 }
 
-// PastRules tells whether the last packet left past all rules of this host, so
-// that none of them has seen it leave.
-func (p *Prober) PastRules() bool { return p.past }
-
 // TCP flags of the segments.
 const (
 	flagSYN = 0x02
@@ -110,58 +116,50 @@ const (
 
 // Ack sends a bare ACK with impossible numbers: a live end answers with an ACK
 // that has the right ones (RFC 9293, 3.10.7.4).
-//
-// Errors of this and the other kinds wrap the errno of the send, EPERM where
-// rules of this host refuse the packet, and tell why no other way was left.
-func (p *Prober) Ack(t Target, w Way) error {
-	return p.segment(t, w, flagACK, rand.Uint32(), rand.Uint32())
+func (p *Prober) Ack(t Target, w Way, done Outcome) {
+	p.segment(t, w, flagACK, rand.Uint32(), rand.Uint32(), done)
 }
 
 // Syn sends a SYN, to an end that was the responder. It passes hosts that drop
 // what does not fit a connection. One without a connection answers with a
 // reset, or with a SYN-ACK where somebody listens; either acknowledges isn+1.
-func (p *Prober) Syn(t Target, w Way, isn uint32) error {
-	return p.segment(t, w, flagSYN, isn, 0)
+func (p *Prober) Syn(t Target, w Way, isn uint32, done Outcome) {
+	p.segment(t, w, flagSYN, isn, 0, done)
 }
 
 // SynAck sends a SYN-ACK, to an end that was the originator. One without a
 // connection answers with a reset whose sequence number is ack.
-func (p *Prober) SynAck(t Target, w Way, ack uint32) error {
-	return p.segment(t, w, flagSYN|flagACK, rand.Uint32(), ack)
+func (p *Prober) SynAck(t Target, w Way, ack uint32, done Outcome) {
+	p.segment(t, w, flagSYN|flagACK, rand.Uint32(), ack, done)
 }
 
 // Reset sends a reset. A connection takes it when seq is the number that it
 // expects next (RFC 5961, 3.2).
-func (p *Prober) Reset(t Target, w Way, seq uint32) error {
-	return p.segment(t, w, flagRST, seq, 0)
+func (p *Prober) Reset(t Target, w Way, seq uint32, done Outcome) {
+	p.segment(t, w, flagRST, seq, 0, done)
 }
 
-func (p *Prober) segment(t Target, w Way, flags byte, seq, ack uint32) error {
+func (p *Prober) segment(t Target, w Way, flags byte, seq, ack uint32, done Outcome) {
 	const size, window = 20, 1024
-	end := t.End
-	p.header(end, unix.IPPROTO_TCP, size)
-	tcp := len(p.buf)
-	p.buf = binary.BigEndian.AppendUint16(p.buf, end.DstPort)
-	p.buf = binary.BigEndian.AppendUint16(p.buf, end.SrcPort)
-	p.buf = binary.BigEndian.AppendUint32(p.buf, seq)
-	p.buf = binary.BigEndian.AppendUint32(p.buf, ack)
-	p.buf = append(p.buf, size/4<<4, flags)
-	p.buf = binary.BigEndian.AppendUint16(p.buf, window)
-	p.buf = append(p.buf, 0, 0, 0, 0)
-	binary.BigEndian.PutUint16(p.buf[tcp+16:], checksum(end.Dst, end.Src, unix.IPPROTO_TCP, p.buf[tcp:]))
-	return p.send(t, w, conntrack.ProtoTCP)
-}
-
-// header begins a packet to the end with an IP header.
-func (p *Prober) header(end conntrack.Tuple, proto byte, payload int) {
-	p.buf = appendIP(p.buf[:0], end.Dst, end.Src, proto, payload)
+	end := &t.End
+	b := appendIP(p.next(), end.Dst, end.Src, unix.IPPROTO_TCP, size)
+	tcp := len(b)
+	b = binary.BigEndian.AppendUint16(b, end.DstPort)
+	b = binary.BigEndian.AppendUint16(b, end.SrcPort)
+	b = binary.BigEndian.AppendUint32(b, seq)
+	b = binary.BigEndian.AppendUint32(b, ack)
+	b = append(b, size/4<<4, flags)
+	b = binary.BigEndian.AppendUint16(b, window)
+	b = append(b, 0, 0, 0, 0)
+	binary.BigEndian.PutUint16(b[tcp+16:], checksum(end.Dst, end.Src, unix.IPPROTO_TCP, b[tcp:]))
+	p.add(t, w, conntrack.ProtoTCP, b, done)
 }
 
 // Unreachable sends an ICMP port unreachable about the packets that the end
 // sends, as the host that it sends them to.
-func (p *Prober) Unreachable(t Target, w Way) error {
-	end := t.End
-	quoted := quote(end)
+func (p *Prober) Unreachable(t Target, w Way, done Outcome) {
+	end := &t.End
+	quoted := quote(*end)
 	icmp := append([]byte{3, 3, 0, 0, 0, 0, 0, 0}, quoted...) // type, code, checksum, unused
 	proto := conntrack.ProtoICMP
 	if end.Src.Is6() {
@@ -171,42 +169,6 @@ func (p *Prober) Unreachable(t Target, w Way) error {
 	} else {
 		binary.BigEndian.PutUint16(icmp[2:], fold(sum(0, icmp)))
 	}
-	p.header(end, byte(proto), len(icmp))
-	p.buf = append(p.buf, icmp...)
-	return p.send(t, w, proto)
-}
-
-// send sends the packet in buf.
-func (p *Prober) send(t Target, w Way, proto conntrack.Proto) error {
-	k := kind{t.End.Src.Is6(), proto}
-	scope, err := p.link.scope(t)
-	if err != nil {
-		return fmt.Errorf("probe: send to %s: %w", t.End.Src, err)
-	}
-	var linkErr error
-	if w == Forwarded || p.refused[k] {
-		if linkErr = p.link.send(t, scope, p.buf); linkErr == nil {
-			p.past = true
-			return nil
-		}
-	}
-	p.past = false
-	raw := &p.raw4
-	if k.six {
-		raw = &p.raw6
-	}
-	err = raw.send(t, scope, p.buf)
-	if errors.Is(err, unix.EPERM) && linkErr == nil {
-		if linkErr = p.link.send(t, scope, p.buf); linkErr == nil {
-			p.refused[k], p.past = true, true // the next one need not try
-			return nil
-		}
-	}
-	switch {
-	case err == nil:
-		return nil
-	case linkErr == nil || errors.Is(linkErr, err): // the same either way
-		return fmt.Errorf("probe: send to %s: %w", t.End.Src, err)
-	}
-	return fmt.Errorf("probe: send to %s: %w, and past the output rules: %w", t.End.Src, err, linkErr)
+	b := appendIP(p.next(), end.Dst, end.Src, byte(proto), len(icmp))
+	p.add(t, w, proto, append(b, icmp...), done)
 }

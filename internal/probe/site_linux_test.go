@@ -26,7 +26,7 @@ type site struct {
 	route *netlink.Handle // of the gateway
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	t.Helper()
 	s := &site{Topology: labtest.Standard(t, lab.Config{NoRules: true, Servers: 1})}
 	var err error
@@ -38,7 +38,7 @@ func newSite(t *testing.T) *site {
 }
 
 // prober opens one on the gateway.
-func (s *site) prober(t *testing.T) *probe.Prober {
+func (s *site) prober(t testing.TB) *probe.Prober {
 	t.Helper()
 	var p *probe.Prober
 	err := s.Gateway.NS.Do(func() (err error) {
@@ -57,7 +57,7 @@ func (s *site) prober(t *testing.T) *probe.Prober {
 }
 
 // nft runs nft(8) on the gateway.
-func (s *site) nft(t *testing.T, args ...string) string {
+func (s *site) nft(t testing.TB, args ...string) string {
 	t.Helper()
 	var out []byte
 	err := s.Gateway.NS.Do(func() (err error) {
@@ -72,7 +72,7 @@ func (s *site) nft(t *testing.T, args ...string) string {
 
 // refuse makes the gateway's output rules refuse all, and counts that, until
 // the test ends.
-func (s *site) refuse(t *testing.T) {
+func (s *site) refuse(t testing.TB) {
 	t.Helper()
 	s.nft(t, "add table inet user; add chain inet user output { type filter hook output priority 0; policy drop; }; "+
 		"add rule inet user output meta l4proto icmpv6 icmpv6 type != 1 accept; add rule inet user output counter")

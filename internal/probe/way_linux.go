@@ -6,99 +6,65 @@ import (
 	"net/netip"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"flowcut/conntrack"
 )
 
 // way looks up where packets to an end go, as they would when the other end
 // sent them.
-func (l *link) way(t Target, scope int) (route, error) {
+func (l *link) way(t *Target, scope int) (route, error) {
 	if scope != 0 { // on a link is where it is
 		if l.isLocal(t.End.Src) {
 			return route{local: true}, nil
 		}
 		return route{dev: scope, hop: t.End.Src}, nil
 	}
-	p, err := l.rules(t.End.Src.Is6())
+	f, p, err := l.flow(t)
 	if err != nil {
 		return route{}, err
 	}
-	key := flow{dst: t.End.Src}
-	if t.routesBySource() && (p.any || t.End.Src.Is6()) { // IPv6 has routes by source without rules
-		key.src = t.Other
+	w, ok := l.known(f, p)
+	if !ok {
+		l.lookUp([]*search{l.search(f, p)})
+		w, _ = l.known(f, p)
 	}
-	if p.any {
-		key.mark = t.Mark
+	return w.route, w.err
+}
+
+// flow returns what decides the way to an end.
+func (l *link) flow(t *Target) (flow, *policy, error) {
+	f := flow{dst: t.End.Src}
+	p, err := l.rules(f.dst.Is6())
+	if err != nil {
+		return f, nil, err
+	}
+	if t.routesBySource() && (p.source || p.device || f.dst.Is6()) { // IPv6 has routes by source without rules
+		f.src = exactly(t.Other)
+	}
+	if p.mark {
+		f.mark = t.Mark
 	}
 	if proto := t.End.Proto; p.ports && (proto == conntrack.ProtoTCP || proto == conntrack.ProtoUDP) {
-		key.proto, key.sport, key.dport = proto, t.End.DstPort, t.End.SrcPort
+		f.proto, f.sport, f.dport = proto, t.End.DstPort, t.End.SrcPort
 	}
-	f, ok := l.routes[key]
-	if !ok {
-		f.route, f.err = l.find(key, p.any)
-		l.routes[key] = f
-	}
-	return f.route, f.err
+	return f, p, nil
 }
 
 // rules reads a family's routing rules, once.
-func (l *link) rules(six bool) (policy, error) {
-	i := 0
+func (l *link) rules(six bool) (*policy, error) {
+	i, family := 0, byte(unix.AF_INET)
 	if six {
-		i = 1
+		i, family = 1, unix.AF_INET6
 	}
 	if l.policy[i] == nil {
-		p, err := l.rt.policy(six)
+		p, err := l.ask.policy(family)
 		if err != nil {
-			return policy{}, err
+			return nil, err
 		}
 		l.policy[i] = &p
 	}
-	return *l.policy[i], nil
-}
-
-// find looks up the way of a flow's packets: with rules as packets that come
-// in by the other end's device, which they may ask about; then with what is
-// left, down to the destination alone.
-func (l *link) find(f flow, rules bool) (route, error) {
-	plain, made := query{dst: f.dst}, query{dst: f.dst, src: f.src, mark: f.mark, proto: f.proto, sport: f.sport, dport: f.dport}
-	if rules {
-		seems, err := l.rt.route(plain)
-		if err == nil && seems.local {
-			return seems, nil
-		}
-		other, err := l.towardsOther(f, seems.dev)
-		if err == nil && !other.local {
-			come := made
-			come.iif = other.dev
-			if rt, err := l.rt.route(come); err == nil {
-				return rt, nil
-			}
-		}
-		if f.src.Is4() && !other.local {
-			made.src = netip.Addr{} // the kernel routes no packet of its own with a source that it has not
-		}
-	}
-	if made != plain {
-		if rt, err := l.rt.route(made); err == nil {
-			return rt, nil
-		}
-	}
-	return l.rt.route(plain)
-}
-
-// towardsOther looks up where the other end is: as the end's own packets find
-// it when they come in by the device that it seems to be at.
-func (l *link) towardsOther(f flow, dev int) (route, error) {
-	if !f.src.IsValid() {
-		return route{}, errors.New("the other end has no address to route by")
-	}
-	back := query{dst: f.src, src: f.dst, iif: dev, mark: f.mark, proto: f.proto, sport: f.dport, dport: f.sport}
-	if dev != 0 {
-		if rt, err := l.rt.route(back); err == nil {
-			return rt, nil
-		}
-	}
-	return l.rt.route(query{dst: f.src, mark: f.mark})
+	return l.policy[i], nil
 }
 
 // linkLocal is where link-local addresses are: they name a host together with
@@ -110,7 +76,7 @@ type linkLocal struct{ neighbours, own map[netip.Addr][]int }
 // It is the one that has the end as a neighbour. Where several have one of
 // that address, it is the one of these that has the other end's, which is this
 // host's, since such addresses are not forwarded.
-func (l *link) scope(t Target) (int, error) {
+func (l *link) scope(t *Target) (int, error) {
 	end := t.End.Src
 	if !end.Is6() || !end.IsLinkLocalUnicast() {
 		return 0, nil
@@ -143,7 +109,7 @@ func (l *link) readLinkLocal() error {
 	if l.ll != nil {
 		return nil
 	}
-	neighbours, own, err := l.rt.linkLocal()
+	neighbours, own, err := l.ask.linkLocal()
 	if err != nil {
 		return err
 	}
