@@ -76,13 +76,16 @@ func RunAll(ctx context.Context, o Options, list []selector.Selector) []Result {
 // admit leaves out what may not be cut, with its error in the results, and
 // returns the places of the rest.
 func (c *cutting) admit(ctx context.Context, list []selector.Selector, results []Result) (places []int, err error) {
-	if err := c.dial(); err != nil {
-		return nil, err
-	}
 	for i := range list {
 		if !c.o.All && !list[i].Narrows() {
 			results[i].Err = ErrEverything
 		}
+	}
+	if !slices.ContainsFunc(results, func(r Result) bool { return r.Err == nil }) {
+		return nil, nil
+	}
+	if err := c.dial(); err != nil {
+		return nil, err
 	}
 	if c.o.Max > 0 {
 		if err := c.few(ctx, list, results); err != nil {

@@ -16,7 +16,7 @@ import (
 // the version is 1.
 func TestReceiptJSON(t *testing.T) {
 	r := Receipt{
-		Version: 1, Selector: "--dst-nat", Proven: true, Final: true, Reason: "none",
+		Version: 1, Together: 3, Selector: "--dst-nat", Proven: true, Final: true, Reason: "none",
 		Flows:     FlowCounts{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12},
 		Endpoints: EndpointCounts{1, 2, 3, 4},
 		Fence: FenceReport{
@@ -33,6 +33,7 @@ func TestReceiptJSON(t *testing.T) {
 	const want = `{
  "version": 1,
  "selector": "--dst-nat",
+ "together": 3,
  "proven": true,
  "final": true,
  "reason": "none",
