@@ -215,3 +215,30 @@ func TestCutEarly(t *testing.T) {
 	moved := talks.Received()
 	labtest.Until(t, "the others go on", func() bool { return talks.Received() > moved+20 })
 }
+
+// What is deleted as it is found takes its mirrors with it, also where they are
+// all there is.
+func TestCutEarlyMirrors(t *testing.T) {
+	for _, selected := range []int{0, 3} {
+		net := dmz(t, lab.Config{})
+		fill(t, net, selected)
+		adopted := conntrack.TCPBeLiberal | conntrack.TCPMaxAckSet
+		f := conntrack.Flow{
+			Has: conntrack.AttrStatus | conntrack.AttrTCP | conntrack.AttrReply, Timeout: time.Hour,
+			Status: conntrack.StatusSeenReply | conntrack.StatusAssured,
+			TCP:    conntrack.TCP{State: conntrack.TCPEstablished, OrigFlags: adopted, ReplyFlags: adopted},
+			Orig: conntrack.Tuple{
+				Proto: conntrack.ProtoTCP, Src: netip.MustParseAddr("10.8.0.1"), Dst: netip.MustParseAddr("10.9.0.77"), SrcPort: 80, DstPort: 1234,
+			},
+		}
+		f.Reply = f.Orig.Invert()
+		must(t, table(t, net).Create(labtest.Context(t), &f))
+		r := runCut(t, net, Options{Selector: parse(t, "--dst", "10.8.0.1"), NoKick: true, Settle: None})
+		if r.Flows.Matched != 2*selected+1 || r.Flows.Deleted != 2*selected+1 || r.Flows.Mirrored != 1 || !r.Proven {
+			t.Errorf("%d selected: %+v", selected, r.Flows)
+		}
+		if n := entries(t, net, parse(t, "--host", "10.8.0.1")); n != 0 {
+			t.Errorf("%d entries are left", n)
+		}
+	}
+}

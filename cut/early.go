@@ -14,11 +14,8 @@ type early struct {
 // earlyBatch is how many flows are deleted at a time: enough for one send.
 const earlyBatch = 4096
 
-// startEarly starts the deletion if it may be done.
+// startEarly starts the deletion.
 func (c *cutting) startEarly(ctx context.Context) *early {
-	if !c.coarse || c.raised.IsZero() {
-		return nil
-	}
 	e := &early{c: c, batches: make(chan []*member, 2), done: make(chan error, 1)}
 	c.early = e
 	go func() { e.done <- e.run(ctx) }()
@@ -39,9 +36,6 @@ func (e *early) offer(l *listing) {
 
 // stop waits until all that was offered is deleted.
 func (e *early) stop() error {
-	if e == nil {
-		return nil
-	}
 	e.c.early = nil
 	close(e.batches)
 	return <-e.done

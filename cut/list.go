@@ -27,6 +27,9 @@ func (c *cutting) list(ctx context.Context, bySelector bool) (*listing, error) {
 	l := new(listing)
 	c.listings++
 	all := []conntrack.Filter{{}}
+	if c.listings == 1 && c.coarse {
+		return l, c.listEarly(ctx, l)
+	}
 	if len(c.members.list) == 0 {
 		return l, c.listFirst(ctx, l)
 	}
@@ -51,18 +54,22 @@ func (c *cutting) list(ctx context.Context, bySelector bool) (*listing, error) {
 	return l, err
 }
 
-// listFirst looks for the first time. Where the program may forget flows while
-// it deletes others, it does so beside the look.
-func (c *cutting) listFirst(ctx context.Context, l *listing) error {
+// listEarly looks for what is selected and deletes it meanwhile. Mirrors and what
+// was expected are left to the next look, which shows that nothing is left: so
+// each walk through the table has a processor to itself.
+func (c *cutting) listEarly(ctx context.Context, l *listing) error {
 	early := c.startEarly(ctx)
+	err := c.walk(ctx, l, c.set.Narrow(), true)
+	return errors.Join(err, early.stop())
+}
+
+// listFirst looks for the first time.
+func (c *cutting) listFirst(ctx context.Context, l *listing) error {
 	err := c.walk(ctx, l, c.filters(), true)
 	if err == nil && c.helped && !c.expects && !c.o.NoRelated {
-		// Nothing was expected here, but what expects may have come from another
-		// gateway, together with what it has expected.
-		c.expects = true
 		err = c.walk(ctx, l, []conntrack.Filter{wereExpected}, true)
 	}
-	return errors.Join(err, early.stop())
+	return err
 }
 
 // narrows tells whether flows on members' tuples can be found by what the
@@ -112,13 +119,15 @@ func (c *cutting) lookUp(ctx context.Context, l *listing, bySelector bool) error
 }
 
 // filters returns what has to be dumped: what the selector can mean, what its
-// mirror can, and what was expected, if anything was.
+// mirror can, and what was expected. Nothing was where the kernel has counted no
+// expectation, unless what expects has come from another gateway, together with
+// what it has expected.
 func (c *cutting) filters() []conntrack.Filter {
 	out := c.set.Narrow()
 	if c.mirror != nil {
 		out = append(out, c.mirror.Narrow()...)
 	}
-	if !c.o.NoRelated && c.expects {
+	if !c.o.NoRelated && (c.expects || c.helped) {
 		out = append(out, wereExpected)
 	}
 	return out

@@ -17,6 +17,9 @@ func (c *cutting) find(ctx context.Context) (found []*member, err error) {
 	for range listings {
 		before := len(c.members.list)
 		_, err = c.sweep(ctx, true)
+		if err == nil && c.coarse && c.listings == 1 && len(c.members.list) == 0 {
+			continue // mirrors have not been looked for
+		}
 		if err != nil || c.receipt.Fence.Exact || len(c.members.list) == before {
 			break
 		}
