@@ -1,6 +1,9 @@
 package cut
 
-import "flowcut/internal/detour"
+import (
+	"flowcut/conntrack"
+	"flowcut/internal/detour"
+)
 
 // lookForDetours looks for what may carry packets of cut flows past all hooks,
 // where nothing stops or counts them.
@@ -8,7 +11,13 @@ func (c *cutting) lookForDetours() {
 	if len(c.members.list) == 0 {
 		return
 	}
-	c.detours, c.unlooked = detour.Find(c.o.NetNS, tuples(c.members.list))
+	c.detours, c.unlooked = detour.Find(c.o.NetNS, func(yield func(conntrack.Tuple) bool) {
+		for _, m := range c.members.list {
+			if !yield(m.key.Orig) || !yield(m.reply) {
+				return
+			}
+		}
+	})
 	for _, d := range c.detours {
 		c.receipt.Fence.Detours = append(c.receipt.Fence.Detours, d.String())
 	}

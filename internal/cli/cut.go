@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -158,9 +159,14 @@ func (f *cutFlags) options(ctx context.Context, ns *namespace) (cut.Options, err
 	}, err
 }
 
+// gcPercent makes the program collect its garbage earlier than is usual: what it
+// keeps of each flow is most of its memory, and it does not run for long.
+const gcPercent = 50
+
 // runCut cuts, logs that, and prints the receipt, also of a cut that was
 // interrupted.
 func runCut(cmd *cobra.Command, o cut.Options, format, where string) error {
+	debug.SetGCPercent(gcPercent)
 	calm := hurry()
 	p := newProgress(cmd.ErrOrStderr(), o.Start)
 	o.Progress = func(s cut.Step) {

@@ -137,8 +137,7 @@ func (s *scan) bridgeBelow(index int) int {
 
 func (s *scan) judgeTuples(blind map[int]*blindness) {
 	places := s.place(blind)
-	for i := range s.ends.tuples {
-		t := &s.ends.tuples[i]
+	for t := range s.ends.tuples {
 		src, known := places[t.Src]
 		if !known {
 			continue

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"slices"
 	"testing"
 	"time"
 
@@ -38,7 +39,7 @@ var number = regexp.MustCompile(`program \d+`)
 // wantFindings compares with what String says, numbers of programs aside.
 func wantFindings(t *testing.T, net *lab.Topology, tuples []conntrack.Tuple, want ...string) {
 	t.Helper()
-	found, err := Find(net.Gateway.NS.Fd(), tuples)
+	found, err := Find(net.Gateway.NS.Fd(), slices.Values(tuples))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +253,7 @@ func BenchmarkFind(b *testing.B) {
 			tuples := many(100_000, addrs)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := Find(net.Gateway.NS.Fd(), tuples); err != nil {
+				if _, err := Find(net.Gateway.NS.Fd(), slices.Values(tuples)); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -289,7 +290,7 @@ func BenchmarkDevices(b *testing.B) {
 	tuples := many(100_000, 100_000)
 	b.ReportAllocs()
 	for b.Loop() {
-		if found, err := Find(net.Gateway.NS.Fd(), tuples); err != nil || len(found) > 0 {
+		if found, err := Find(net.Gateway.NS.Fd(), slices.Values(tuples)); err != nil || len(found) > 0 {
 			b.Fatal(found, err)
 		}
 	}

@@ -3,6 +3,7 @@ package detour
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -31,10 +32,10 @@ import (
 // It returns what it has found also with an error, which then says what it
 // could not look at. That is no finding: CAP_NET_ADMIN is enough to see all
 // but the names of programs, for which it needs CAP_SYS_ADMIN.
-func Find(netNS int, tuples []conntrack.Tuple) ([]Finding, error) {
+func Find(netNS int, tuples iter.Seq[conntrack.Tuple]) ([]Finding, error) {
 	e := &ends{known: map[netip.Addr]struct{}{}, tuples: tuples}
-	for i := range tuples {
-		if !e.add(tuples[i].Src) || !e.add(tuples[i].Dst) {
+	for t := range tuples {
+		if !e.add(t.Src) || !e.add(t.Dst) {
 			break
 		}
 	}
@@ -58,7 +59,7 @@ const maxEnds = 4096
 type ends struct {
 	addrs  []netip.Addr // each once
 	known  map[netip.Addr]struct{}
-	tuples []conntrack.Tuple
+	tuples iter.Seq[conntrack.Tuple]
 	more   bool // than addrs
 }
 
