@@ -5,8 +5,8 @@ import (
 	stdnet "net"
 	"net/netip"
 	"regexp"
-	"strings"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
