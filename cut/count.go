@@ -18,6 +18,7 @@ import (
 type request struct {
 	members  memberList
 	knocking []conntrack.Tuple // still sending when the guard was lifted
+	crowd    bool              // too many flows for another guard than the coarse one
 	receipt  Receipt
 	reasons  []string
 }
@@ -156,7 +157,7 @@ func (c *cutting) divide() {
 	c.requests = make([]*request, c.set.Len())
 	c.receipt.Together = len(c.requests)
 	for i := range c.requests {
-		c.requests[i] = &request{receipt: c.receipt}
+		c.requests[i] = &request{receipt: c.receipt, crowd: c.crowds[i]}
 	}
 	for _, m := range c.members.list {
 		for q := range c.each(m.wants) {
@@ -207,12 +208,23 @@ func (c *cutting) countEnds(q *request) {
 // each yields the requests of a flow.
 func (c *cutting) each(w wants) iter.Seq[*request] {
 	return func(yield func(*request) bool) {
-		if len(c.requests) == 1 {
-			yield(c.requests[0])
+		for i := range c.places(w) {
+			if !yield(c.requests[i]) {
+				return
+			}
+		}
+	}
+}
+
+// places yields the places of the selectors that mean a flow.
+func (c *cutting) places(w wants) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		if c.set.Len() == 1 {
+			yield(0)
 			return
 		}
 		for _, i := range w {
-			if !yield(c.requests[i]) {
+			if !yield(int(i)) {
 				return
 			}
 		}

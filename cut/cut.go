@@ -51,15 +51,15 @@ func RunAll(ctx context.Context, o Options, list []selector.Selector) []Result {
 	limit, cancel := context.WithTimeoutCause(ctx, time.Until(c.o.Start.Add(c.o.Timeout)), errTimeout)
 	defer cancel()
 	places, err := c.admit(limit, list, results)
-	if err == nil && len(places) == 0 {
-		return results
-	}
-	if err == nil {
+	if err == nil && len(places) > 0 {
 		err = c.open()
 	}
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		err = errors.Join(context.Cause(ctx), c.close())
+	case err != nil || len(places) == 0:
 		err = errors.Join(err, c.close())
-	} else {
+	default:
 		err = c.runAll(ctx, limit)
 	}
 	for i := range results {
@@ -177,10 +177,12 @@ type cutting struct {
 	expects       bool                          // there may be flows that others expected
 	helped        bool                          // a member has a helper
 
-	looking sync.Mutex // held while a flow is looked at, and members change
-	early   *early     // unless nil, flows are deleted as they are found
-	coarse  bool       // TCP flows are guarded by the selector, not by tuples
-	tooMany bool       // for another guard
+	looking sync.Mutex               // held while a flow is looked at, and members change
+	early   *early                   // unless nil, flows are deleted as they are found
+	coarse  bool                     // TCP flows are guarded by the selector, not by tuples
+	crowds  map[int]bool             // places of selectors that mean too many flows for another guard
+	asked   memberList               // where there are crowds, the others
+	came    map[conntrack.Key]uint32 // entries that came back, with the last listing that has turned them up
 
 	// When.
 	raised  time.Time
@@ -190,13 +192,13 @@ type cutting struct {
 	lowered time.Time
 
 	// Probes.
-	asked     int                        // rounds of SYNs
+	rounds    int                        // of SYNs
 	half      uint32                     // of the numbers of SYN-ACKs, see probe
 	resets    map[conntrack.Tuple]uint32 // by end, numbers of the resets that we sent since the last round
 	sendError error                      // of a probe that could not be sent
 
 	// What there is to judge.
-	checked   bool              // a pass over the whole table found nothing old
+	checked   bool              // a look at all that can be meant found nothing old
 	blind     bool              // may not look into the queues
 	waiting   []fence.Queue     // have not been seen empty since the fence rose
 	drained   bool              // there are none of those any more
@@ -277,9 +279,12 @@ func (c *cutting) run(ctx context.Context) error {
 	if err := c.take(found); err != nil {
 		return err
 	}
+	if err := c.delete(ctx, crowd(found)); err != nil {
+		return err
+	}
 	if c.kicks() {
 		c.begin(stepTell)
-		if err := c.tell(ctx, found); err != nil {
+		if err := c.tell(ctx, pending(found)); err != nil {
 			return err
 		}
 	}
@@ -303,20 +308,76 @@ func (c *cutting) run(ctx context.Context) error {
 	return c.settle(ctx)
 }
 
-func (c *cutting) kicks() bool { return !c.o.NoKick && !c.o.Silent && !c.tooMany }
+func (c *cutting) kicks() bool { return !c.o.NoKick && !c.o.Silent }
 
 // maxGuarded is the most flows that the guard takes in one by one, and whose
 // ends are asked: each is two elements of sets in the kernel, some 400 bytes,
-// and an end is sent several segments.
-const maxGuarded = 500_000
+// and an end is sent several segments, at 128 in a millisecond.
+var maxGuarded = 250_000 // tests change it
 
-// limit makes do with the coarse guard where there are too many flows.
+// limit makes do with the coarse guard for the selectors that mean the most
+// flows, where there are too many in all.
 func (c *cutting) limit() error {
-	if c.coarse || len(c.members.list) <= maxGuarded || !c.fence.Coarse() {
+	if c.coarse || len(c.members.list) <= maxGuarded || !c.fence.Coarse() || !adopts(c.o.NetNS) {
 		return nil
 	}
-	c.tooMany, c.coarse = true, true
+	c.crowds = c.largest()
+	c.asked = nil
+	for _, m := range c.members.list {
+		m.crowd = true
+		for i := range c.places(m.wants) {
+			m.crowd = m.crowd && c.crowds[i]
+		}
+		if !m.crowd {
+			c.asked = append(c.asked, m)
+		}
+	}
 	return c.fence.GuardCoarse()
+}
+
+// largest returns the places of the selectors that are left to the coarse guard:
+// those that mean the most flows, until the others mean no more than it takes.
+func (c *cutting) largest() map[int]bool {
+	counts := make([]int, c.set.Len())
+	for _, m := range c.members.list {
+		for i := range c.places(m.wants) {
+			counts[i]++
+		}
+	}
+	order := make([]int, len(counts))
+	rest := 0
+	for i, n := range counts {
+		order[i] = i
+		rest += n
+	}
+	slices.SortFunc(order, func(a, b int) int { return counts[b] - counts[a] })
+	out := map[int]bool{}
+	for _, i := range order {
+		if rest <= maxGuarded {
+			break
+		}
+		out[i] = true
+		rest -= counts[i]
+	}
+	return out
+}
+
+// crowd returns the members of crowds.
+func crowd(list []*member) (out []*member) {
+	for _, m := range list {
+		if m.crowd {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// toAsk returns the members whose ends are asked: all but crowds.
+func (c *cutting) toAsk() memberList {
+	if len(c.crowds) > 0 {
+		return c.asked
+	}
+	return c.members.list
 }
 
 func (c *cutting) begin(step string) {
@@ -345,7 +406,7 @@ func (c *cutting) raise(ctx context.Context) error {
 	if c.raised.IsZero() {
 		return nil
 	}
-	if c.coarse = !c.kicks() && c.o.Settle == 0 && c.fence.Coarse() && c.o.without == 0; c.coarse {
+	if c.coarse = c.mayForget(); c.coarse {
 		if err := c.fence.GuardCoarse(); err != nil {
 			return err
 		}
@@ -356,6 +417,13 @@ func (c *cutting) raise(ctx context.Context) error {
 	var err error
 	c.waiting, err = c.queues()
 	return err
+}
+
+// mayForget tells whether the coarse guard will do: nothing is asked of any end,
+// and nothing is waited for. Where conntrack adopts nothing in mid-stream, what
+// goes on without an entry would pass that guard as invalid.
+func (c *cutting) mayForget() bool {
+	return !c.kicks() && c.o.Settle == 0 && c.fence.Coarse() && c.o.without == 0 && adopts(c.o.NetNS)
 }
 
 func (c *cutting) raisedNow() {
@@ -372,7 +440,7 @@ func (c *cutting) take(list []*member) error {
 	var guarded []*member
 	late := false // some have not been fenced before
 	for _, m := range list {
-		if m.free = m.tcp && c.coarse || !m.tcp && c.o.Hold == 0; !m.free {
+		if m.free = c.frees(m); !m.free {
 			guarded = append(guarded, m)
 		}
 		late = late || m.why != selected
@@ -395,6 +463,11 @@ func (c *cutting) take(list []*member) error {
 	return nil
 }
 
+// frees tells whether a member is not taken into the guard.
+func (c *cutting) frees(m *member) bool {
+	return m.tcp && (c.coarse || m.crowd) || !m.tcp && c.o.Hold == 0
+}
+
 // tell makes the ends hear that it is over. Where some stay silent, the flows
 // that are over do not wait for them: as long as its entry lives, a client that
 // connects again from the same port is refused.
@@ -405,8 +478,12 @@ func (c *cutting) tell(ctx context.Context, list []*member) error {
 	if err := c.kick(ctx, roundsFirst, false); err != nil {
 		return err
 	}
-	if n := c.members.list.unconfirmed(); n.ends == 0 {
+	if n := c.toAsk().unconfirmed(); n.ends == 0 {
 		return nil
+	}
+	const slow = 2 * time.Second // a round of so many flows
+	if time.Since(c.kicked) > slow {
+		return nil // their entries are not kept waiting any longer
 	}
 	var over []*member
 	for _, m := range list {
@@ -431,7 +508,7 @@ func pending(list []*member) []*member {
 	return out
 }
 
-// deleteAll deletes entries and looks again until a pass over the whole table
+// deleteAll deletes entries and looks again until a look at all that can be meant
 // finds nothing old.
 func (c *cutting) deleteAll(ctx context.Context, found []*member) error {
 	for passes := 1; ; passes++ {

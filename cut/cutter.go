@@ -3,9 +3,12 @@ package cut
 import (
 	"context"
 	"errors"
+	"os"
 	"sync"
 	"time"
 
+	"flowcut/internal/fence"
+	"flowcut/internal/netns"
 	"flowcut/selector"
 )
 
@@ -14,12 +17,20 @@ import (
 // them read the table twice or so, and not a thousand times.
 //
 // The next cut begins when the one before has deleted its flows and waits under
-// its guard, so that a selector waits for a look through the table at most, and
-// not for the guards of others.
+// its guard, so that a selector mostly waits for a look through the table and not
+// for the guards of others. But no more than eight stand at a time, since every
+// packet meets each: where flows are held for long, and more come all the time,
+// the ninth waits for the first.
+//
+// Selectors that rules can say are not cut together with those that they cannot,
+// whose flows are listed before they are stopped. An error of a cut is that of all
+// that are cut together.
 //
 // All methods may be called by any number of goroutines at once.
 type Cutter struct {
 	o       Options
+	ns      *netns.NS // of the caller of NewCutter, nil where goroutines are there anyway
+	nsError error
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	guards  chan struct{} // one for each cut that is under way
@@ -41,7 +52,7 @@ type waiter struct {
 
 // mostGuards is how many cuts may be under way at once: each has a table that
 // every packet meets.
-const mostGuards = 4
+const mostGuards = 8
 
 // ErrClosed is returned for what waited when the Cutter was closed.
 var ErrClosed = errors.New("cut: the Cutter is closed")
@@ -49,11 +60,33 @@ var ErrClosed = errors.New("cut: the Cutter is closed")
 // NewCutter returns a Cutter whose cuts have these options. Of each cut, Start
 // is the moment that its selector was queued; Selector, All's absence and Max
 // hold for each selector as in RunAll. Progress, unless nil, may be called by
-// several goroutines at once.
+// several goroutines at once. NetNS 0 is the namespace of the calling thread.
 func NewCutter(o Options) *Cutter {
 	c := &Cutter{o: o, guards: make(chan struct{}, mostGuards)}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	if o.NetNS == 0 && strays() {
+		if c.ns, c.nsError = netns.Open(threadNS); c.nsError == nil {
+			c.o.NetNS = c.ns.Fd()
+		}
+	}
 	return c
+}
+
+const threadNS = "/proc/thread-self/ns/net"
+
+// strays tells whether the calling thread is in another network namespace than
+// goroutines are.
+func strays() bool {
+	here, err := os.Readlink(threadNS)
+	if err != nil {
+		return false
+	}
+	there := make(chan string)
+	go func() {
+		name, _ := os.Readlink(threadNS)
+		there <- name
+	}()
+	return <-there != here
 }
 
 // Cut queues a selector and returns when its flows are cut, as [Run] does. When
@@ -74,8 +107,12 @@ func (c *Cutter) Queue(ctx context.Context, s selector.Selector) <-chan Result {
 	q := waiter{ctx: ctx, selector: s, began: time.Now(), result: make(chan Result, 1)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
+	switch {
+	case c.closed:
 		q.result <- Result{Err: ErrClosed}
+		return q.result
+	case c.nsError != nil:
+		q.result <- Result{Err: c.nsError}
 		return q.result
 	}
 	c.queue = append(c.queue, q)
@@ -90,6 +127,7 @@ func (c *Cutter) Close() {
 	c.closed = true
 	c.mu.Unlock()
 	c.running.Wait()
+	_ = c.ns.Close() // nothing is written to it; nil is well
 }
 
 // Abort ends all cuts that are under way, as the end of Run's context does, and
@@ -113,12 +151,25 @@ func (c *Cutter) next() {
 func (c *Cutter) work() {
 	c.guards <- struct{}{}
 	defer func() { <-c.guards }()
-	list := c.take()
-	over := sync.OnceFunc(c.idle)
-	defer over()
-	if len(list) == 0 {
-		return
+	idle := sync.OnceFunc(c.idle)
+	defer idle()
+	said, unsaid := sayable(c.take())
+	var listing sync.WaitGroup // cuts that list or delete
+	var cuts sync.WaitGroup
+	for _, list := range [][]waiter{said, unsaid} {
+		if len(list) > 0 {
+			listing.Add(1)
+			cuts.Go(func() { c.cut(list, sync.OnceFunc(listing.Done)) })
+		}
 	}
+	listing.Wait()
+	idle()
+	cuts.Wait()
+}
+
+// cut cuts what the selectors of a list mean, and says when its flows are deleted.
+func (c *Cutter) cut(list []waiter, deleted func()) {
+	defer deleted()
 	o := c.o
 	o.Start = time.Now()
 	o.Progress = func(s Step) {
@@ -126,7 +177,7 @@ func (c *Cutter) work() {
 			c.o.Progress(s)
 		}
 		if s.Name == stepSettle {
-			over()
+			deleted()
 		}
 	}
 	selectors := make([]selector.Selector, len(list))
@@ -139,6 +190,18 @@ func (c *Cutter) work() {
 		}
 		list[i].result <- r
 	}
+}
+
+// sayable parts a list into selectors that rules can say, and others.
+func sayable(list []waiter) (said, unsaid []waiter) {
+	for _, q := range list {
+		if fence.Sayable(q.selector) {
+			said = append(said, q)
+		} else {
+			unsaid = append(unsaid, q)
+		}
+	}
+	return said, unsaid
 }
 
 // take empties the queue and returns those whose callers still wait.

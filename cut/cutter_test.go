@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -240,5 +241,57 @@ func TestCutEarlyMirrors(t *testing.T) {
 		if n := entries(t, net, parse(t, "--host", "10.8.0.1")); n != 0 {
 			t.Errorf("%d entries are left", n)
 		}
+	}
+}
+
+// With too many flows for the exact guard, those of the selectors that mean the
+// most are left to the coarse one; the others are cut as ever.
+func TestCutTooMany(t *testing.T) {
+	most := maxGuarded
+	t.Cleanup(func() { maxGuarded = most })
+	maxGuarded = 50
+	net := dmz(t, lab.Config{})
+	fill(t, net, 100)
+	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, false), Count: 5})
+	for _, accept := range []bool{false, true} {
+		o := quick(Options{NetNS: net.Gateway.NS.Fd(), AcceptSilent: accept})
+		results := RunAll(labtest.Context(t), o, []selector.Selector{toServer(t, net), parse(t, "--dst", "10.8.0.1")})
+		few, many := results[0], results[1]
+		if few.Err != nil || many.Err != nil {
+			t.Fatal(few.Err, many.Err)
+		}
+		wantProven(t, few.Receipt)
+		if n := many.Receipt.Flows; n.Matched != 200 || n.Deleted != 200 || many.Receipt.Proven != accept || many.Receipt.Final {
+			t.Errorf("accepted %v: %+v, proven %v, final %v: %s", accept, n, many.Receipt.Proven, many.Receipt.Final, many.Receipt.Reason)
+		}
+		if accept {
+			break
+		}
+		wantReset(t, both(idle))
+		fill(t, net, 100)
+	}
+}
+
+// Nothing is coarse where conntrack adopts nothing: what goes on without an entry
+// would pass.
+func TestNotCoarseWithoutAdoption(t *testing.T) {
+	net := dmz(t, lab.Config{})
+	must(t, net.Gateway.NS.Do(func() error {
+		return os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", []byte("0"), 0)
+	}))
+	busy := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Download, To: at(net, port, false), Count: 2})
+	if err := busy.WaitReceived(labtest.Context(t), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	c := newCutting(Options{NetNS: net.Gateway.NS.Fd(), NoKick: true}, toServer(t, net))
+	t.Cleanup(func() { must(t, c.close()) })
+	must(t, c.dial())
+	must(t, c.open())
+	if c.mayForget() {
+		t.Error("the guard may be coarse")
+	}
+	r := runCut(t, net, Options{Selector: toServer(t, net), NoKick: true, Settle: None})
+	if r.Flows.Deleted != 2 || r.Flows.Returned != 0 {
+		t.Errorf("receipt %+v", r)
 	}
 }

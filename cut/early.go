@@ -4,7 +4,8 @@ import "context"
 
 // early deletes flows while the table is still being read. That is for a cut
 // that asks no end anything and has no guard phase, so that nothing needs to be
-// done with the flows in between, and the guard is the coarse one.
+// done with the flows in between, and the guard is the coarse one. What has to
+// be held it leaves alone.
 type early struct {
 	c       *cutting
 	batches chan []*member
@@ -14,11 +15,22 @@ type early struct {
 // earlyBatch is how many flows are deleted at a time: enough for one send.
 const earlyBatch = 4096
 
-// startEarly starts the deletion.
-func (c *cutting) startEarly(ctx context.Context) *early {
+// startEarly starts the deletion. On an error it ends the listing.
+func (c *cutting) startEarly(ctx context.Context, end context.CancelCauseFunc) *early {
 	e := &early{c: c, batches: make(chan []*member, 2), done: make(chan error, 1)}
 	c.early = e
-	go func() { e.done <- e.run(ctx) }()
+	go func() {
+		var err error
+		for batch := range e.batches {
+			if err != nil {
+				continue
+			}
+			if err = e.delete(ctx, batch); err != nil {
+				end(err)
+			}
+		}
+		e.done <- err
+	}()
 	return e
 }
 
@@ -41,15 +53,7 @@ func (e *early) stop() error {
 	return <-e.done
 }
 
-func (e *early) run(ctx context.Context) (err error) {
-	for batch := range e.batches {
-		if err == nil { // else: let the listing go on until it notices
-			err = e.delete(ctx, batch)
-		}
-	}
-	return err
-}
-
+// delete deletes those of a batch that began before the fence.
 func (e *early) delete(ctx context.Context, batch []*member) error {
 	c := e.c
 	born, err := c.born()
@@ -57,10 +61,12 @@ func (e *early) delete(ctx context.Context, batch []*member) error {
 		return err
 	}
 	c.looking.Lock()
-	found := c.siftMeant(&listing{meant: batch}, born)
-	c.looking.Unlock()
-	if err := c.take(found); err != nil {
-		return err
+	var over []*member
+	for _, m := range c.siftMeant(&listing{meant: batch}, born) {
+		if m.free = c.frees(m); m.free {
+			over = append(over, m)
+		}
 	}
-	return c.delete(ctx, found)
+	c.looking.Unlock()
+	return c.delete(ctx, over)
 }

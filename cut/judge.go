@@ -69,10 +69,12 @@ func (c *cutting) judgeSilent(q *request, doubt func(bool, string, ...any)) {
 	if r.Flows.Matched == 0 && r.Fence.Packets > 0 && r.Together == 1 {
 		q.because("packets stopped of flows that had no entry any more when they were listed: %d", r.Fence.Packets)
 	}
+	if q.crowd {
+		doubt(!c.o.AcceptSilent && !c.o.Silent && !c.o.NoKick, "too many flows to guard one by one (more than %d in all), so that they are guarded by the selector alone, and their ends were not told nor asked for a sign of death, which --accept-silent does without; to have that, cut them in parts", maxGuarded)
+		return
+	}
 	switch {
 	case silent == 0:
-	case c.tooMany:
-		q.because("more than %d flows, which are guarded by the selector alone and whose ends were not asked for a sign of death; to have that, cut them in parts", maxGuarded)
 	case c.o.Silent || c.o.NoKick:
 		q.because("flows not asked for a sign of death: %d; %s", silent, mayReturn(q))
 	case c.o.AcceptSilent:

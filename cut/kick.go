@@ -105,7 +105,7 @@ func (c *cutting) answersUntil(ctx context.Context, until time.Time, enough bool
 		if err := c.readDead(ctx); err != nil {
 			return false, err
 		}
-		n := c.members.list.unconfirmed()
+		n := c.toAsk().unconfirmed()
 		if n.ends == 0 && (n.otherEnds == 0 || enough || time.Since(c.raised) > forOthers) || enough && n.flows == 0 {
 			return true, nil
 		}
@@ -154,7 +154,7 @@ func (c *cutting) readDead(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n := c.members.list.unconfirmed()
+	n := c.toAsk().unconfirmed()
 	if n.lonelyDead > 0 {
 		if err := c.eachEnd(ctx, fence.Reset, func(m *member, i int) { m.told[i] = true }); err != nil {
 			return err
@@ -186,7 +186,7 @@ func (c *cutting) revive(ctx context.Context) error {
 // for the end of the handshake, and many such crowd out its clients.
 func (c *cutting) takeBack(m *member, i int) {
 	t := target(m, i)
-	if !m.asked && len(c.prober.Ways(t)) == 1 {
+	if c.prober == nil || !m.asked && len(c.prober.Ways(t)) == 1 {
 		return
 	}
 	for _, way := range []probe.Way{probe.Routed, probe.Forwarded} {
@@ -308,9 +308,9 @@ func (c *cutting) probeAll(ctx context.Context, r round, enough bool) error {
 	}
 	clear(c.resets) // what they answer now is worth another reset
 	if r.kind == probeSyn {
-		c.asked++
+		c.rounds++
 	}
-	for _, m := range c.members.list {
+	for _, m := range c.toAsk() {
 		if ctx.Err() != nil { // a neighbour that does not answer is waited for
 			return context.Cause(ctx)
 		}
@@ -365,7 +365,7 @@ func (c *cutting) failed(_ bool, err error) {
 // tries one and the other.
 func (c *cutting) began(m *member) int {
 	turned := m.why == mirrored
-	if m.adopted && c.asked%2 == 0 {
+	if m.adopted && c.rounds%2 == 0 {
 		turned = !turned
 	}
 	if turned {
@@ -380,7 +380,7 @@ func (c *cutting) tellRest(ctx context.Context, list []*member) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if m.tcp {
+		if m.tcp || m.crowd {
 			continue
 		}
 		for i := range 2 {

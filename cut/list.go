@@ -1,6 +1,7 @@
 package cut
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -58,9 +59,11 @@ func (c *cutting) list(ctx context.Context, bySelector bool) (*listing, error) {
 // was expected are left to the next look, which shows that nothing is left: so
 // each walk through the table has a processor to itself.
 func (c *cutting) listEarly(ctx context.Context, l *listing) error {
-	early := c.startEarly(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	early := c.startEarly(ctx, cancel)
 	err := c.walk(ctx, l, c.set.Narrow(), true)
-	return errors.Join(err, early.stop())
+	return cmp.Or(early.stop(), err)
 }
 
 // listFirst looks for the first time.
@@ -78,7 +81,7 @@ func (c *cutting) listFirst(ctx context.Context, l *listing) error {
 // for what changes, or for one zone, the kernel would not show them.
 func (c *cutting) narrows() bool {
 	zoned := func(s selector.Selector) bool { return s.Zoned() }
-	return c.receipt.Fence.Exact && !c.zoned && !slices.ContainsFunc(c.set.Merged(), zoned) && !slices.ContainsFunc(c.o.Except, zoned)
+	return len(c.crowds) == 0 && c.receipt.Fence.Exact && !c.zoned && !slices.ContainsFunc(c.set.Merged(), zoned) && !slices.ContainsFunc(c.o.Except, zoned)
 }
 
 // fewTuples tells whether looking up all tuples of members costs less than a

@@ -20,6 +20,7 @@ type member struct {
 	open    bool      // and it must be given, see certain
 	closed  bool      // but the gateway takes it for closed
 	free    bool      // not under the guard: the ruleset judges its next packet
+	crowd   bool      // one of too many: under the coarse guard, and not asked
 	deleted bool      // asked the kernel to
 	gone    bool      // had no entry any more by then
 	remains bool      // still has one at the end
@@ -160,7 +161,7 @@ func newMember(f *conntrack.Flow, keep bool) *member {
 }
 
 // watched tells whether an entry on the member's tuples is its own, or has come
-// back: there is none where the guard lets the tuples go.
+// back: there may be one of another flow where the guard lets the tuples go.
 func (m *member) watched() bool { return !m.free || !m.deleted }
 
 func (ms *members) add(m *member) {

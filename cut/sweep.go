@@ -166,7 +166,7 @@ func (c *cutting) spare(f *conntrack.Flow, of *selector.Set) {
 func (c *cutting) onTuple(f *conntrack.Flow) bool {
 	zone := f.Zone | f.OrigZone | f.ReplyZone
 	if e, ok := c.members.in(f.Orig, zone); ok {
-		if !e.m.free {
+		if !e.m.free || e.m.crowd && f.PickedUp() {
 			return true
 		}
 		old := c.members.of(f.Key())
@@ -196,6 +196,13 @@ func (c *cutting) known(m *member) *member {
 		return old
 	}
 	if e, ok := c.members.in(m.key.Orig, m.zone); ok && e.m.deleted {
+		if c.came[m.key] == c.listings {
+			return nil
+		}
+		if c.came == nil {
+			c.came = map[conntrack.Key]uint32{}
+		}
+		c.came[m.key] = c.listings
 		e.m.returned++
 		return m
 	}

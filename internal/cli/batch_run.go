@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"os"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -24,6 +26,8 @@ type batchRun struct {
 	format string
 	where  string       // the namespace, for the log
 	lines  chan pending // queued, in order
+	begun  bool         // a line was cut
+	unread error        // of the output: nobody reads any more
 	worst  error        // of all lines
 }
 
@@ -59,6 +63,7 @@ func (f *cutFlags) runBatch(cmd *cobra.Command, ns *namespace, format string) er
 		if err != nil {
 			return err
 		}
+		debug.SetGCPercent(gcPercent)
 		r.cutter = cut.NewCutter(o)
 		return r.run(feed)
 	})
@@ -146,9 +151,9 @@ func (r *batchRun) run(lines feed) error {
 		case p, more := <-r.lines:
 			if !more {
 				r.cutter.Close()
-				return r.worst
+				return cmp.Or(r.worst, r.unread)
 			}
-			if err := r.answer(p); err != nil { // nobody reads any more
+			if err := r.answer(p); err != nil {
 				r.cutter.Close()
 				return err
 			}
@@ -165,9 +170,10 @@ func (r *batchRun) rest() {
 	for {
 		select {
 		case p, more := <-r.lines:
-			if !more || r.answer(p) != nil {
+			if !more {
 				return
 			}
+			_ = r.answer(p) // a signal has ended all, that is the error
 		default:
 			return
 		}
@@ -182,7 +188,7 @@ func (r *batchRun) answer(p pending) error {
 		p.err = result.Err
 	}
 	receipt := result.Receipt
-	if receipt == nil && (errors.Is(p.err, os.ErrPermission) || isUnsupported(p.err)) {
+	if receipt == nil && !r.begun && p.result != nil && (errors.Is(p.err, os.ErrPermission) || isUnsupported(p.err)) {
 		return p.err // so it is with all lines
 	}
 	if p.err != nil {
@@ -191,11 +197,15 @@ func (r *batchRun) answer(p pending) error {
 	if receipt == nil {
 		return nil
 	}
+	r.begun = true
 	journal(receipt, r.where)
 	if !receipt.Proven && r.worst == nil {
 		r.worst = &exitError{code: codeFailed}
 	}
-	return r.print(p, receipt)
+	if r.unread == nil { // else: what is queued is cut and logged all the same
+		r.unread = r.print(p, receipt)
+	}
+	return nil
 }
 
 // fail says what is wrong with a line.
@@ -212,6 +222,9 @@ func (r *batchRun) fail(p pending) {
 		fmt.Fprintln(r.cmd.ErrOrStderr(), hint)
 	}
 	r.worst = &exitError{code: codeFailed}
+	if r.format == "json" && r.unread == nil {
+		r.unread = json.NewEncoder(r.cmd.OutOrStdout()).Encode(map[string]any{"line": p.line, "error": what})
+	}
 }
 
 // print prints the receipt of a line: as an object, or in a line with what is

@@ -36,6 +36,9 @@ func (cfg *Config) exact() bool {
 	return ok
 }
 
+// Sayable tells whether rules can say all that a selector says, see Exact.
+func Sayable(s selector.Selector) bool { return exact([]selector.Selector{s}) }
+
 // exact tells whether rules can say all that the selectors say, for good.
 func exact(list []selector.Selector) bool {
 	unsaid := func(s selector.Selector) bool {

@@ -63,15 +63,16 @@ const (
 
 // Fence stands from the first Raise to Lift. It is not safe for concurrent use.
 type Fence struct {
-	cfg     Config
-	exact   bool
-	mirrors []selector.Selector // of what is selected; none if rules cannot say them
-	conn    *nft.Conn
-	name    string
-	numbers Numbers
-	tables  []*raised
-	lowered bool
-	queues  *os.File // open once Queues was called
+	cfg            Config
+	exact          bool
+	mirrors        []selector.Selector // of what is selected; none if rules cannot say them
+	mirroredExcept []selector.Selector
+	conn           *nft.Conn
+	name           string
+	numbers        Numbers
+	tables         []*raised
+	lowered        bool
+	queues         *os.File // open once Queues was called
 }
 
 // raised is the table of one family.
@@ -99,8 +100,9 @@ func plan(cfg Config) *Fence {
 		cfg.Remember = time.Minute
 	}
 	f := &Fence{cfg: cfg, name: "flowcut", exact: cfg.exact(), numbers: Numbers{rand.Uint32(), rand.Uint32()}}
-	if mirrors := mirrored(cfg.Selectors); f.exact && exact(mirrors) {
-		f.mirrors = mirrors
+	mirrors, except := mirrored(cfg.Selectors), mirrored(cfg.Except)
+	if f.exact && exact(mirrors) && (len(except) == 0 || exact(except)) {
+		f.mirrors, f.mirroredExcept = mirrors, except
 	}
 	return f
 }
@@ -324,11 +326,28 @@ func (f *Fence) Lower() error {
 	return nil
 }
 
+// lowerCoarse takes away the coarse guard.
+func (f *Fence) lowerCoarse() error {
+	b := new(nft.Batch)
+	for _, r := range f.tables {
+		b.FlushChain(r.table, chainCoarse)
+	}
+	if err := f.conn.Commit(b); err != nil {
+		return fmt.Errorf("fence: lift: %w", err)
+	}
+	return nil
+}
+
 // Lift removes all that stands. The selector's rules go before its sets: a
 // packet that meets them while both go finds the sets empty.
 func (f *Fence) Lift() error {
 	if !f.lowered {
 		if err := f.Lower(); err != nil {
+			return err
+		}
+	}
+	if len(f.mirrors) > 0 {
+		if err := f.lowerCoarse(); err != nil {
 			return err
 		}
 	}

@@ -28,33 +28,37 @@ func mirrored(list []selector.Selector) []selector.Selector {
 // price is that it is not exact: what conntrack would adopt of other such flows,
 // because it has lost or never seen them, is dropped as long as it stands. So it
 // drops, and does not reset: they go on afterwards. UDP and the like, where no
-// packet tells that it is the first, it leaves alone.
+// packet tells that it is the first, it leaves alone, and so what conntrack cannot
+// place or does not track.
 //
 // Coarse must hold.
 func (f *Fence) GuardCoarse() error {
 	for _, r := range f.tables {
-		b := new(nft.Batch)
-		r.coarse(b, f.mirrors)
-		if err := f.conn.Commit(b); err != nil {
-			return fmt.Errorf("fence: guard by the selector: %w", err)
+		for _, b := range r.coarse(f.mirrors, f.mirroredExcept) {
+			if err := f.conn.Commit(b); err != nil {
+				return fmt.Errorf("fence: guard by the selector: %w", err)
+			}
 		}
 	}
 	return nil
 }
 
-// coarse fills the chain, and adds the sets that its rules need.
-func (r *raised) coarse(b *nft.Batch, mirrors []selector.Selector) {
+// coarse adds the sets that the rules of the chain need, and then these: see Raise.
+func (r *raised) coarse(mirrors, except []selector.Selector) []*nft.Batch {
 	had := len(r.sets)
+	spared := r.any(except)
 	meant := append(slices.Clone(r.selected), r.any(mirrors)...)
+	sets, chain := new(nft.Batch), new(nft.Batch)
 	for _, set := range r.sets[had:] {
-		b.AddSet(r.table, set)
-		b.AddElements(r.table, set.Name, set.Elements)
+		sets.AddSet(r.table, set)
+		sets.AddElements(r.table, set.Name, set.Elements)
 	}
-	var rules []nft.Rule
+	rules := r.each(spared, nft.Accept)
 	for _, t := range meant {
 		rules = append(rules, nft.NewRule(countGuarded, flat([]any{t, nft.Counter, nft.Drop})...))
 	}
-	b.AddRules(r.table, chainCoarse, rules)
+	chain.AddRules(r.table, chainCoarse, rules)
+	return []*nft.Batch{sets, chain}
 }
 
 // guard returns the sets and rules that come in with the first cut tuples,
