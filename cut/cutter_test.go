@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -159,6 +160,7 @@ func TestRunAll(t *testing.T) {
 func TestCutterEnds(t *testing.T) {
 	net := dmz(t, lab.Config{})
 	labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, false), Count: 3})
+	fill(t, net, 1)
 	before := labtest.Ruleset(t, net.Gateway.Host)
 	settles := make(chan struct{}, 8)
 	c := NewCutter(Options{NetNS: net.Gateway.NS.Fd(), Settle: 20 * time.Second, Progress: func(s Step) {
@@ -178,9 +180,18 @@ func TestCutterEnds(t *testing.T) {
 		t.Errorf("left: %v", r.Err)
 	}
 	<-settles
+	next := c.Queue(labtest.Context(t), parse(t, "--dst", "10.8.0.1"))
+	select { // while the guard of the one before stands
+	case <-settles:
+	case <-time.After(10 * time.Second):
+		t.Error("the next cut has not begun")
+	}
 	cause := errors.New("enough")
 	c.Abort(cause)
 	if r := <-stays; !errors.Is(r.Err, cause) || r.Receipt == nil || r.Receipt.Flows.Deleted != 3 || r.Receipt.Proven {
+		t.Errorf("aborted: %v, %+v", r.Err, r.Receipt)
+	}
+	if r := <-next; !errors.Is(r.Err, cause) || r.Receipt == nil || r.Receipt.Flows.Deleted != 2 {
 		t.Errorf("aborted: %v, %+v", r.Err, r.Receipt)
 	}
 	if _, err := c.Cut(labtest.Context(t), parse(t, "--dport", "1")); !errors.Is(err, ErrClosed) {
@@ -263,6 +274,9 @@ func TestCutTooMany(t *testing.T) {
 		wantProven(t, few.Receipt)
 		if n := many.Receipt.Flows; n.Matched != 200 || n.Deleted != 200 || many.Receipt.Proven != accept || many.Receipt.Final {
 			t.Errorf("accepted %v: %+v, proven %v, final %v: %s", accept, n, many.Receipt.Proven, many.Receipt.Final, many.Receipt.Reason)
+		}
+		if !accept && !strings.Contains(many.Receipt.Reason, "too many flows") {
+			t.Errorf("reason %q", many.Receipt.Reason)
 		}
 		if accept {
 			break
