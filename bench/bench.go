@@ -101,15 +101,7 @@ func (b *bench) close() error { return errors.Join(b.site.empty(), b.site.close(
 
 // size runs the parts that need a table, on one of n flows.
 func (b *bench) size(ctx context.Context, n int, r *results) error {
-	free, err := available()
-	if err != nil {
-		return err
-	}
-	if need := int64(n) * bytesPerFlow; free < need {
-		say("leaves out %d flows: they need %.1f GB of memory, %.1f GB are free", n, float64(need)/1e9, float64(free)/1e9)
-		return nil
-	}
-	if err := b.host.raise(n); err != nil {
+	if ok, err := b.room(n); err != nil || !ok {
 		return err
 	}
 	say("makes a table of %d flows", n)
@@ -125,6 +117,19 @@ func (b *bench) size(ctx context.Context, n int, r *results) error {
 		}
 	}
 	return b.site.empty()
+}
+
+// room makes room for n flows, unless there is too little memory.
+func (b *bench) room(n int) (bool, error) {
+	free, err := available()
+	if err != nil {
+		return false, err
+	}
+	if need := int64(n) * bytesPerFlow; free < need {
+		say("leaves out %d flows: they need %.1f GB of memory, %.1f GB are free", n, float64(need)/1e9, float64(free)/1e9)
+		return false, nil
+	}
+	return true, b.host.raise(n)
 }
 
 // part runs a part, prints its tables and adds them to r.

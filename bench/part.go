@@ -25,6 +25,7 @@ var parts = []part{
 	{name: "delete", title: "Delete a tenth of the table", run: runDelete},
 	{name: "cut", title: "Cut a tenth of the table", run: runCut},
 	{name: "events", title: "Follow events", once: true, run: runEvents},
+	{name: "silence", title: "Time to silence", once: true, run: runSilence},
 }
 
 // work is something that several programs can do.
