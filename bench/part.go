@@ -26,6 +26,7 @@ var parts = []part{
 	{name: "cut", title: "Cut a tenth of the table", run: runCut},
 	{name: "events", title: "Follow events", once: true, run: runEvents},
 	{name: "silence", title: "Time to silence", once: true, run: runSilence},
+	{name: "churn", title: "Cut while other flows begin", once: true, run: runChurn},
 }
 
 // work is something that several programs can do.
