@@ -97,7 +97,7 @@ func (b *bench) churning(ctx context.Context, rate int) (m measure, err error) {
 	if err != nil {
 		return m, err
 	}
-	defer flows.counter.close()
+	defer flows.counter.close() //nolint:errcheck // only read
 	alone, err := flows.alone(limit)
 	if err != nil {
 		return m, err

@@ -188,7 +188,7 @@ func count(h *lab.Host, rules ...nft.Rule) (*counter, error) {
 	return c, nil
 }
 
-func (c *counter) close() { _ = c.conn.Close() }
+func (c *counter) close() error { return c.conn.Close() }
 
 // packets returns what each rule has found, by its comment.
 func (c *counter) packets() (map[string]int, error) {

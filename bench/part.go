@@ -27,6 +27,7 @@ var parts = []part{
 	{name: "events", title: "Follow events", once: true, run: runEvents},
 	{name: "silence", title: "Time to silence", once: true, run: runSilence},
 	{name: "churn", title: "Cut while other flows begin", once: true, run: runChurn},
+	{name: "live", title: "Cut live connections", once: true, run: runLive},
 }
 
 // work is something that several programs can do.
