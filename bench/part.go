@@ -28,6 +28,8 @@ var parts = []part{
 	{name: "silence", title: "Time to silence", once: true, run: runSilence},
 	{name: "churn", title: "Cut while other flows begin", once: true, run: runChurn},
 	{name: "live", title: "Cut live connections", once: true, run: runLive},
+	{name: "cutter", title: "Cut many selectors from a program", run: runCutter},
+	{name: "cost", title: "Cut by long lists", once: true, run: runCost},
 }
 
 // work is something that several programs can do.
