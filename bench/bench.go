@@ -52,14 +52,15 @@ func measureAll(ctx context.Context, o *options, r *results) (err error) {
 			}
 		}
 	}
-	if err := b.host.raise(0); err != nil { // back to what they were
-		return err
-	}
 	for _, p := range o.parts {
-		if p.once {
-			if err := b.part(ctx, p, r); err != nil {
-				return err
-			}
+		if !p.once {
+			continue
+		}
+		if err := b.host.raise(0); err != nil { // back to what they were
+			return err
+		}
+		if err := b.part(ctx, p, r); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -135,7 +136,7 @@ func (b *bench) room(n int) (bool, error) {
 // part runs a part, prints its tables and adds them to r.
 func (b *bench) part(ctx context.Context, p part, r *results) error {
 	tables, err := p.run(ctx, b)
-	if err != nil {
+	if err := errors.Join(err, b.host.disturbed()); err != nil {
 		return err
 	}
 	for _, t := range tables {
