@@ -31,6 +31,7 @@ var churnRates = []int{0, 5_000, 20_000, 50_000}
 // Values of part churn.
 const (
 	newFlows     = "new flows a second"
+	newAlone     = "the same without a cut"
 	newDuring    = "of them during the cut"
 	lostAlone    = "lost in 3 s without a cut"
 	lostDuring   = "lost during the cut"
@@ -50,7 +51,7 @@ var (
 func runChurn(ctx context.Context, b *bench) ([]*table, error) {
 	t := &table{
 		Work: "churn", Title: fmt.Sprintf("Cut %s flows to one server while flows to another one begin", thousands(churnEntries+churnIdle+churnTalks)),
-		Env: b.env, Columns: []string{newFlows, newDuring, lostAlone, lostDuring, survivors, cutTime, cutCPU, cutMemory, provenRounds},
+		Env: b.env, Columns: []string{newFlows, newAlone, newDuring, lostAlone, lostDuring, survivors, cutTime, cutCPU, cutMemory, provenRounds},
 	}
 	for _, rate := range churnRates {
 		t.Rows = append(t.Rows, row{Name: thousands(rate) + " wanted", Who: us})
@@ -82,7 +83,10 @@ type beginners struct {
 }
 
 // begins is what became of beginners.
-type begins struct{ sent, lost int }
+type begins struct {
+	sent, lost int
+	rate       float64 // a second
+}
 
 // churning is one round, on a network of its own.
 func (b *bench) churning(ctx context.Context, rate int) (m measure, err error) {
@@ -110,7 +114,6 @@ func (b *bench) churning(ctx context.Context, rate int) (m measure, err error) {
 	if err != nil {
 		return m, err
 	}
-	took := time.Since(flows.began)
 	during, err := flows.stop(limit)
 	if err != nil {
 		return m, err
@@ -123,7 +126,7 @@ func (b *bench) churning(ctx context.Context, rate int) (m measure, err error) {
 		return m, err
 	}
 	m.Values = map[string]float64{
-		newFlows: float64(during.sent) / took.Seconds(), newDuring: float64(during.sent),
+		newFlows: during.rate, newAlone: alone.rate, newDuring: float64(during.sent),
 		lostAlone: float64(alone.lost), lostDuring: float64(during.lost), survivors: float64(left),
 		cutTime: milliseconds(m.Wall), cutCPU: milliseconds(m.CPU), cutMemory: float64(m.Memory) / 1e6, provenRounds: truth(r.Proven),
 	}
@@ -188,7 +191,7 @@ func (f *beginners) stop(ctx context.Context) (begins, error) {
 	if err := f.flood.Stop(); err != nil {
 		return begins{}, err
 	}
-	sent := int(f.flood.Sent())
+	took, sent := time.Since(f.began), int(f.flood.Sent())
 	got, last := -1, time.Now()
 	err := lab.Until(ctx, "no new flow is under way", func() (bool, error) {
 		n, err := f.arrived()
@@ -197,7 +200,7 @@ func (f *beginners) stop(ctx context.Context) (begins, error) {
 		}
 		return got == sent || time.Since(last) > quietFor, err
 	})
-	return begins{sent, sent - got}, err
+	return begins{sent, sent - got, float64(sent) / took.Seconds()}, err
 }
 
 // alone lets flows begin while nothing is cut.
