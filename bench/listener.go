@@ -35,6 +35,7 @@ const listenerName = "listen"
 func listen(ctx context.Context, namespace string, port, connections int) (*listener, error) {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", listenerName, namespace, strconv.Itoa(port), strconv.Itoa(connections))
 	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true} // Ctrl-C is not for it
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
