@@ -52,14 +52,15 @@ func measureAll(ctx context.Context, o *options, r *results) (err error) {
 			}
 		}
 	}
-	if err := b.host.raise(0); err != nil { // back to what they were
-		return err
-	}
 	for _, p := range o.parts {
-		if p.once {
-			if err := b.part(ctx, p, r); err != nil {
-				return err
-			}
+		if !p.once {
+			continue
+		}
+		if err := b.host.raise(0); err != nil { // back to what they were
+			return err
+		}
+		if err := b.part(ctx, p, r); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -101,15 +102,7 @@ func (b *bench) close() error { return errors.Join(b.site.empty(), b.site.close(
 
 // size runs the parts that need a table, on one of n flows.
 func (b *bench) size(ctx context.Context, n int, r *results) error {
-	free, err := available()
-	if err != nil {
-		return err
-	}
-	if need := int64(n) * bytesPerFlow; free < need {
-		say("leaves out %d flows: they need %.1f GB of memory, %.1f GB are free", n, float64(need)/1e9, float64(free)/1e9)
-		return nil
-	}
-	if err := b.host.raise(n); err != nil {
+	if ok, err := b.room(n); err != nil || !ok {
 		return err
 	}
 	say("makes a table of %d flows", n)
@@ -127,10 +120,23 @@ func (b *bench) size(ctx context.Context, n int, r *results) error {
 	return b.site.empty()
 }
 
+// room makes room for n flows, unless there is too little memory.
+func (b *bench) room(n int) (bool, error) {
+	free, err := available()
+	if err != nil {
+		return false, err
+	}
+	if need := int64(n) * bytesPerFlow; free < need {
+		say("leaves out %d flows: they need %.1f GB of memory, %.1f GB are free", n, float64(need)/1e9, float64(free)/1e9)
+		return false, nil
+	}
+	return true, b.host.raise(n)
+}
+
 // part runs a part, prints its tables and adds them to r.
 func (b *bench) part(ctx context.Context, p part, r *results) error {
 	tables, err := p.run(ctx, b)
-	if err != nil {
+	if err := errors.Join(err, b.host.disturbed()); err != nil {
 		return err
 	}
 	for _, t := range tables {

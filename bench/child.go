@@ -10,7 +10,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"time"
+
+	"flowcut/internal/netns"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,8 +29,9 @@ type measure struct {
 	Values map[string]float64 `json:"values,omitempty"` // what else there is to tell
 }
 
-// output is what a program said.
+// output is what a program said, and when it began.
 type output struct {
+	began  time.Time
 	stdout string // its beginning
 	lines  int    // in all of its standard output
 	stderr string
@@ -56,9 +61,14 @@ type child struct {
 	argv   []string
 }
 
-// start starts argv inside the gateway, by the launcher in dir. Its standard
-// output goes to /dev/null unless keep.
+// start starts argv inside the gateway, see [start].
 func (s *site) start(ctx context.Context, dir string, argv []string, keep bool) (*child, error) {
+	return start(ctx, s.gateway, dir, argv, keep)
+}
+
+// start starts argv inside a namespace, by the launcher in dir. Its standard
+// output goes to /dev/null unless keep.
+func start(ctx context.Context, ns *netns.NS, dir string, argv []string, keep bool) (*child, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -72,7 +82,7 @@ func (s *site) start(ctx context.Context, dir string, argv []string, keep bool) 
 	c.cmd.ExtraFiles = []*os.File{w}
 	c.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	c.cmd.Cancel = func() error { return unix.Kill(-c.cmd.Process.Pid, unix.SIGKILL) }
-	if err := s.gateway.Do(c.cmd.Start); err != nil {
+	if err := ns.Do(c.cmd.Start); err != nil {
 		return nil, errors.Join(fmt.Errorf("start %q: %w", argv, err), r.Close())
 	}
 	return c, nil
@@ -92,10 +102,11 @@ func (c *child) wait(ctx context.Context) (measure, output, error) {
 		return measure{}, output{}, fmt.Errorf("run %q: %w: %s", c.argv, err, c.stderr.String())
 	}
 	m, err := parseMeasure(string(line))
-	if err != nil {
+	began, berr := parseBegan(string(line))
+	if err := errors.Join(err, berr); err != nil {
 		return m, output{}, fmt.Errorf("run %q: report %q: %w", c.argv, line, err)
 	}
-	return m, output{string(c.stdout.head), c.stdout.lines, c.stderr.String()}, nil
+	return m, output{began, string(c.stdout.head), c.stdout.lines, c.stderr.String()}, nil
 }
 
 // parseMeasure reads what command launch writes.
@@ -106,4 +117,15 @@ func parseMeasure(line string) (measure, error) {
 	m.CPU = user + system
 	m.Memory <<= 10
 	return m, err
+}
+
+// parseBegan finds when the program began in what command launch writes.
+func parseBegan(line string) (time.Time, error) {
+	fields := strings.Fields(line)
+	n, err := strconv.ParseInt(fields[len(fields)-1], 10, 64)
+	if err != nil {
+		return time.Time{}, err
+	}
+	// With a reading of this process's own clock: the other may be set meanwhile.
+	return time.Now().Add(-time.Since(time.Unix(0, n))), nil
 }

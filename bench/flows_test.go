@@ -47,3 +47,21 @@ func TestFlowsToServer(t *testing.T) {
 		t.Fatalf("%d flows to the server, want %d", n, targets(1000))
 	}
 }
+
+// Flows that are selected one by one have addresses that no other flow has, in
+// the largest table, too.
+func TestChosen(t *testing.T) {
+	if last := client(10_000_000/perClient, false); !last.Less(chosenAddr(0)) {
+		t.Errorf("%v is below %v: both kinds of flows have addresses in common", chosenAddr(0), last)
+	}
+	seen := make(map[conntrack.Tuple]bool)
+	for f := range chosen(chosenMost) {
+		if seen[f.Orig] {
+			t.Fatalf("two flows have %v", f.Orig)
+		}
+		seen[f.Orig] = true
+	}
+	if len(seen) != chosenMost*chosenEach {
+		t.Errorf("%d flows, want %d", len(seen), chosenMost*chosenEach)
+	}
+}

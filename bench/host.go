@@ -49,13 +49,14 @@ func (l limits) set() error {
 // host raises the limits, and puts them back.
 type host struct {
 	was, now limits
+	has      limits         // what the kernel made of now: it rounds buckets up
 	keeper   *exec.Cmd      // nil while nothing was raised
 	hold     io.WriteCloser // the keeper acts when this is closed, by us or by our death
 }
 
 func newHost() (*host, error) {
 	l, err := readLimits()
-	return &host{was: l, now: l}, err
+	return &host{was: l, now: l, has: l}, err
 }
 
 // raise makes room for a table of n flows, with a bucket for each: the kernel,
@@ -75,7 +76,19 @@ func (h *host) raise(n int) error {
 		return err
 	}
 	h.now = want
-	return nil
+	var err error
+	h.has, err = readLimits()
+	return err
+}
+
+// disturbed is an error if somebody else has changed the limits, such as another
+// benchmark on the same machine.
+func (h *host) disturbed() error {
+	l, err := readLimits()
+	if err != nil || l == h.has {
+		return err
+	}
+	return fmt.Errorf("the host has %v and not %v: somebody has changed it; is there another benchmark on this machine?", l, h.has)
 }
 
 // keep starts a process that puts the limits back once this one has ended,

@@ -24,6 +24,9 @@ func main() {
 	if len(os.Args) == 4 && os.Args[1] == keeperName {
 		os.Exit(keeper(os.Args[2:]))
 	}
+	if len(os.Args) == 5 && os.Args[1] == listenerName {
+		os.Exit(listenMain(os.Args[2:]))
+	}
 	o, err := parseOptions(os.Args[1:])
 	if err != nil {
 		say("%v", err)

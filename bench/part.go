@@ -25,6 +25,11 @@ var parts = []part{
 	{name: "delete", title: "Delete a tenth of the table", run: runDelete},
 	{name: "cut", title: "Cut a tenth of the table", run: runCut},
 	{name: "events", title: "Follow events", once: true, run: runEvents},
+	{name: "silence", title: "Time to silence", once: true, run: runSilence},
+	{name: "churn", title: "Cut while other flows begin", once: true, run: runChurn},
+	{name: "live", title: "Cut live connections", once: true, run: runLive},
+	{name: "cutter", title: "Cut many selectors from a program", run: runCutter},
+	{name: "cost", title: "Cut by long lists", once: true, run: runCost},
 }
 
 // work is something that several programs can do.

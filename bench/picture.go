@@ -44,7 +44,7 @@ var ink = look[len(look)-1].paint
 func (r *results) bars() (*plot.Plot, error) {
 	size := 0
 	for _, t := range r.Tables {
-		if t.Size <= peerMost {
+		if t.Size <= peerMost && t.pictured() {
 			size = max(size, t.Size)
 		}
 	}
@@ -72,6 +72,16 @@ func (r *results) bars() (*plot.Plot, error) {
 		p.Legend.Add(l.who, chart)
 	}
 	return p, nil
+}
+
+// pictured tells whether the table's work is in the picture.
+func (t *table) pictured() bool {
+	for _, w := range pictured {
+		if w.work == t.Work {
+			return true
+		}
+	}
+	return false
 }
 
 // newPlot makes a plot without bars.

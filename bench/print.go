@@ -12,30 +12,73 @@ import (
 
 // cells lays the table out: the first line has the names of the columns.
 func (t *table) cells() [][]string {
+	if len(t.Columns) > 0 {
+		return t.named()
+	}
 	extra := t.extra()
-	head := []string{"", "CPU time", "peak memory", "flowcut's " + t.what() + " / its"}
+	rivals := slices.ContainsFunc(t.Rows, func(r row) bool { return r.Who != us })
+	head := []string{""}
+	if t.By == "" {
+		head = append(head, "time")
+	}
+	head = append(head, "CPU time", "peak memory")
+	if rivals {
+		head = append(head, "flowcut's "+t.what()+" / its")
+	}
 	out := [][]string{append(head, extra...)}
 	for i := range t.Rows {
 		r := &t.Rows[i]
-		line := []string{r.Name, seconds(r.spread(cpu).median), megabytes(r.spread(memory).most), ""}
-		switch {
-		case i == 0:
-			line[3] = "1"
-		case r.Who != us:
-			line[3] = t.ratio(r).String()
+		line := []string{r.Name}
+		if t.By == "" {
+			line = append(line, seconds(r.spread(wall).median))
+		}
+		line = append(line, seconds(r.spread(cpu).median), megabytes(r.spread(memory).most))
+		if rivals {
+			line = append(line, t.share(i))
 		}
 		for _, name := range extra {
 			line = append(line, r.value(name))
 		}
 		out = append(out, line)
 	}
-	if t.By == "" {
-		out[0] = slices.Insert(out[0], 1, "time")
-		for i := range t.Rows {
-			out[i+1] = slices.Insert(out[i+1], 1, seconds(t.Rows[i].spread(wall).median))
+	return out
+}
+
+// share is the ratio of the first contender's result to that of row i.
+func (t *table) share(i int) string {
+	switch r := &t.Rows[i]; {
+	case i == 0:
+		return "1"
+	case r.Who != us:
+		return t.ratio(r).String()
+	}
+	return ""
+}
+
+// named lays out the values that the table asks for.
+func (t *table) named() [][]string {
+	out := [][]string{append([]string{""}, t.Columns...)}
+	for i := range t.Rows {
+		r := &t.Rows[i]
+		line := []string{r.Name}
+		for _, name := range t.Columns {
+			line = append(line, spreadText(r.values(name)))
 		}
+		out = append(out, line)
 	}
 	return out
+}
+
+// spreadText writes a spread, one number where all values are the same.
+func spreadText(values []float64) string {
+	if len(values) == 0 {
+		return ""
+	}
+	s := spreadOf(values)
+	if s.least == s.most {
+		return figure(s.median)
+	}
+	return s.String()
 }
 
 // what is compared.
@@ -60,14 +103,20 @@ func (t *table) extra() []string {
 	return slices.Compact(names)
 }
 
-// value returns the median of a value, "" if the row has none.
-func (r *row) value(name string) string {
+// values returns a value of all rounds that have it.
+func (r *row) values(name string) []float64 {
 	var values []float64
 	for _, m := range r.Rounds {
 		if v, ok := m.Values[name]; ok {
 			values = append(values, v)
 		}
 	}
+	return values
+}
+
+// value returns the median of a value, "" if the row has none.
+func (r *row) value(name string) string {
+	values := r.values(name)
 	if len(values) == 0 {
 		return ""
 	}

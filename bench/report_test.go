@@ -56,3 +56,20 @@ func TestSpread(t *testing.T) {
 		}
 	}
 }
+
+// A table that names its columns shows these, with their spread, and how many
+// times the first row's median each value is.
+func TestNamedColumns(t *testing.T) {
+	values := func(v ...float64) (rounds []measure) {
+		for _, x := range v {
+			rounds = append(rounds, measure{Values: map[string]float64{"last": x, "hidden": 7}})
+		}
+		return rounds
+	}
+	tab := &table{Columns: []string{"last", "ratio"}, Rows: []row{{Name: "few", Rounds: values(20, 10, 30)}, {Name: "many", Rounds: values(40, 40)}}}
+	tab.relate(func(m *measure) float64 { return m.Values["last"] }, "ratio")
+	want := "|  | last | ratio |\n| --- | ---: | ---: |\n| few | 20 (10..30) | 1 (0.50..1.50) |\n| many | 40 | 2 |\n"
+	if got := tab.markdown(); got != want {
+		t.Errorf("got\n%s, want\n%s", got, want)
+	}
+}

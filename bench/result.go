@@ -21,7 +21,12 @@ type table struct {
 	Env   env    `json:"env"`
 	Rows  []row  `json:"rows"`
 	By    string `json:"by,omitempty"` // what is compared: "" is time
-	Note  string `json:"note,omitempty"`
+
+	// Columns are the values that are shown, each with its spread, instead of
+	// time and memory.
+	Columns []string `json:"columns,omitempty"`
+
+	Note string `json:"note,omitempty"`
 }
 
 // row is what came of one contender.
@@ -110,6 +115,21 @@ func (t *table) ratio(other *row) spread {
 		values[i] = get(&t.Rows[0].Rounds[i]) / get(&other.Rounds[i])
 	}
 	return spreadOf(values)
+}
+
+// relate gives each round a value that says how many times the first row's
+// median it is, by what get finds.
+func (t *table) relate(get func(*measure) float64, name string) {
+	base := t.Rows[0].spread(get).median
+	for i := range t.Rows {
+		for j := range t.Rows[i].Rounds {
+			m := &t.Rows[i].Rounds[j]
+			if m.Values == nil {
+				m.Values = make(map[string]float64)
+			}
+			m.Values[name] = get(m) / base
+		}
+	}
 }
 
 // seconds formats a time to three figures.

@@ -2,7 +2,7 @@
 
 // Command launch runs a program, waits for it, and writes to descriptor 3 what
 // it took: wall, user and system time in nanoseconds, peak memory in KiB, exit
-// code, 128 + n if signal n ended it.
+// code, 128 + n if signal n ended it, and when it began, in nanoseconds since 1970.
 //
 // The kernel counts the memory of whoever starts a program as the program's
 // own until it is started. So this one is small, and imports nearly nothing.
@@ -39,7 +39,7 @@ func main() {
 		code = 128 + int(status.Signal())
 	}
 	var line []byte
-	for _, n := range []int64{wall.Nanoseconds(), usage.Utime.Nano(), usage.Stime.Nano(), usage.Maxrss, int64(code)} {
+	for _, n := range []int64{wall.Nanoseconds(), usage.Utime.Nano(), usage.Stime.Nano(), usage.Maxrss, int64(code), begin.UnixNano()} {
 		line = append(strconv.AppendInt(line, n, 10), ' ')
 	}
 	if _, err := syscall.Write(report, line); err != nil {
