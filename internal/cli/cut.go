@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -72,6 +73,8 @@ changed.`,
 		if cmd.Flags().Changed("batch") {
 			return f.runBatch(cmd, ns, out.format)
 		}
+		calm := sync.OnceFunc(hurry())
+		defer calm()
 		s, err := personality.Within(cmd.Context(), 0, func() (selector.Selector, error) { return sel.Selector(cmd.InOrStdin()) })
 		if err != nil {
 			return err
@@ -89,7 +92,7 @@ changed.`,
 			if f.dryRun {
 				return dryRun(cmd.Context(), cmd.OutOrStdout(), o, out.format)
 			}
-			return runCut(cmd, o, out.format, ns.which)
+			return runCut(cmd, o, out.format, ns.which, calm)
 		})
 	}
 	return cmd
@@ -165,14 +168,12 @@ const gcPercent = 50
 
 // runCut cuts, logs that, and prints the receipt, also of a cut that was
 // interrupted.
-func runCut(cmd *cobra.Command, o cut.Options, format, where string) error {
+func runCut(cmd *cobra.Command, o cut.Options, format, where string, calm func()) error {
 	debug.SetGCPercent(gcPercent)
-	calm := hurry()
 	p := newProgress(cmd.ErrOrStderr(), o.Start)
 	o.Progress = func(s cut.Step) {
 		if s.Raised {
 			calm()
-			calm = func() {}
 		}
 		p.step(s)
 	}
