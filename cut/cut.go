@@ -310,129 +310,12 @@ func (c *cutting) run(ctx context.Context) error {
 
 func (c *cutting) kicks() bool { return !c.o.NoKick && !c.o.Silent }
 
-// maxGuarded is the most flows that the guard takes in one by one, and whose
-// ends are asked: each is two elements of sets in the kernel, some 400 bytes,
-// and an end is sent several segments, at 128 in a millisecond.
-var maxGuarded = 250_000 // tests change it
-
-// limit makes do with the coarse guard for the selectors that mean the most
-// flows, where there are too many in all.
-func (c *cutting) limit() error {
-	if c.coarse || len(c.members.list) <= maxGuarded || !c.fence.Coarse() || !adopts(c.o.NetNS) {
-		return nil
-	}
-	c.crowds = c.largest()
-	c.asked = nil
-	for _, m := range c.members.list {
-		m.crowd = true
-		for i := range c.places(m.wants) {
-			m.crowd = m.crowd && c.crowds[i]
-		}
-		if !m.crowd {
-			c.asked = append(c.asked, m)
-		}
-	}
-	return c.fence.GuardCoarse()
-}
-
-// largest returns the places of the selectors that are left to the coarse guard:
-// those that mean the most flows, until the others mean no more than it takes.
-func (c *cutting) largest() map[int]bool {
-	counts := make([]int, c.set.Len())
-	for _, m := range c.members.list {
-		for i := range c.places(m.wants) {
-			counts[i]++
-		}
-	}
-	order := make([]int, len(counts))
-	rest := 0
-	for i, n := range counts {
-		order[i] = i
-		rest += n
-	}
-	slices.SortFunc(order, func(a, b int) int { return counts[b] - counts[a] })
-	out := map[int]bool{}
-	for _, i := range order {
-		if rest <= maxGuarded {
-			break
-		}
-		out[i] = true
-		rest -= counts[i]
-	}
-	return out
-}
-
-// crowd returns the members of crowds.
-func crowd(list []*member) (out []*member) {
-	for _, m := range list {
-		if m.crowd {
-			out = append(out, m)
-		}
-	}
-	return out
-}
-
-// toAsk returns the members whose ends are asked: all but crowds.
-func (c *cutting) toAsk() memberList {
-	if len(c.crowds) > 0 {
-		return c.asked
-	}
-	return c.members.list
-}
-
 func (c *cutting) begin(step string) {
 	c.step = step
 	if c.o.Progress != nil {
 		c.o.Progress(Step{Name: step, Flows: len(c.members.list), Raised: !c.raised.IsZero()})
 	}
 }
-
-// raise puts the fence up for each family that has entries. A family without
-// has no flow that could be meant, and its tracking may be off.
-func (c *cutting) raise(ctx context.Context) error {
-	for _, family := range c.set.Families() {
-		has, err := c.ct.Has(ctx, family)
-		if err != nil {
-			return err
-		}
-		if !has {
-			continue
-		}
-		if err := c.fence.Raise(family); err != nil {
-			return err
-		}
-		c.raisedNow()
-	}
-	if c.raised.IsZero() {
-		return nil
-	}
-	if c.coarse = c.mayForget(); c.coarse {
-		if err := c.fence.GuardCoarse(); err != nil {
-			return err
-		}
-	}
-	if err := c.fence.Settle(); err != nil {
-		return err
-	}
-	var err error
-	c.waiting, err = c.queues()
-	return err
-}
-
-// mayForget tells whether the coarse guard will do: nothing is asked of any end,
-// and nothing is waited for. Where conntrack adopts nothing in mid-stream, what
-// goes on without an entry would pass that guard as invalid.
-func (c *cutting) mayForget() bool {
-	return !c.kicks() && c.o.Settle == 0 && c.fence.Coarse() && c.o.without == 0 && adopts(c.o.NetNS)
-}
-
-func (c *cutting) raisedNow() {
-	c.raised = time.Now()
-	c.receipt.Fence.Backend = "nf_tables"
-	c.receipt.Fence.RaisedAfterMS = c.since(c.raised)
-}
-
-func (c *cutting) since(t time.Time) Millis { return Millis(t.Sub(c.o.Start)) }
 
 // take puts members under the guard. Without a hold, what has no handshake
 // goes free as soon as its entry is gone.

@@ -190,6 +190,21 @@ func (f *Fence) Raise(family conntrack.Family) error {
 	return nil
 }
 
+// Withdraw takes the fence of one family down again.
+func (f *Fence) Withdraw(family conntrack.Family) error {
+	b := new(nft.Batch)
+	for _, r := range f.tables {
+		if r.family == nft.Family(family) {
+			b.DeleteTable(r.table)
+		}
+	}
+	if err := f.conn.Commit(b); err != nil {
+		return fmt.Errorf("fence: withdraw for %s: %w", nft.Family(family), err)
+	}
+	f.tables = slices.DeleteFunc(f.tables, func(r *raised) bool { return r.family == nft.Family(family) })
+	return nil
+}
+
 // ranges tells whether there are sets of ranges.
 func (r *raised) ranges() bool {
 	return slices.ContainsFunc(r.table.Sets, func(s *nft.Set) bool { return s.Interval })
