@@ -10,7 +10,8 @@ import (
 // Dump lists the flows that match x, in no order, in constant memory.
 //
 // The *Flow is overwritten by the next step: keep a [Flow.Clone]. After an
-// error the sequence ends. Stopping early costs nothing.
+// error the sequence ends. Stopping early costs no more than what
+// the kernel has begun to send.
 //
 // A dump of a table that changes meanwhile misses and repeats entries without
 // a sign; it proves nothing about flows that come and go.

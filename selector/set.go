@@ -94,17 +94,6 @@ func (s *Set) Families() []conntrack.Family {
 // Empty reports whether the set is certain to match no flow at all.
 func (s *Set) Empty() bool { return len(s.Families()) == 0 }
 
-// Narrows reports whether each selector leaves out more than whole families
-// and protocols, see [Selector.Narrows].
-func (s *Set) Narrows() bool {
-	for i := range s.list {
-		if !s.list[i].Narrows() {
-			return false
-		}
-	}
-	return true
-}
-
 // Mirror returns the set of the mirrors, in the order of the list, see
 // [Selector.Mirror].
 func (s *Set) Mirror() *Set {

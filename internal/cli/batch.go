@@ -61,13 +61,6 @@ func (b *batch) selections() iter.Seq2[selection, error] {
 	}
 }
 
-// waiting reports whether a further line has been received already. It may be
-// one that is passed over.
-func (b *batch) waiting() bool {
-	received, err := b.r.Peek(b.r.Buffered())
-	return err == nil && bytes.IndexByte(received, '\n') >= 0
-}
-
 // next returns the next line that has something to say. It is io.EOF behind the
 // last one, and a usageError where a line is too long.
 func (b *batch) next() (string, error) {
