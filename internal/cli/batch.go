@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"strings"
+	"unicode"
 
 	"flowcut/selector"
 )
@@ -97,6 +98,9 @@ func (b *batch) tooLong() error {
 
 // parse reads the selection of a line.
 func (b *batch) parse(text string) (selector.Selector, error) {
+	if strings.ContainsFunc(text, func(c rune) bool { return unicode.IsControl(c) && c != '\t' }) {
+		return selector.Selector{}, usage("write text, a line each, that end in a newline", "line %d: it has a control character", b.line)
+	}
 	var s selector.Selector
 	var err error
 	flags := selector.Flags{NFT: b.sets}

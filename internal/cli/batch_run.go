@@ -10,6 +10,7 @@ import (
 	"iter"
 	"os"
 	"runtime/debug"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -28,6 +29,7 @@ type batchRun struct {
 	lines  chan pending // queued, in order
 	begun  bool         // a line was cut
 	unread error        // of the output: nobody reads any more
+	uncut  []int        // lines that were read and not cut, when a signal came
 	worst  error        // of all lines
 }
 
@@ -102,6 +104,9 @@ func (r *batchRun) readFile(name string, ns *namespace, all bool) (feed, error) 
 			return nil, usage("name a file that can be read, or - for standard input", "--batch %s: %v", name, cause(err))
 		}
 		defer file.Close()
+		if info, err := file.Stat(); err == nil && info.IsDir() {
+			return nil, usage("name a file, or - for standard input", "--batch %s: is a directory", name)
+		}
 		for s, err := range newBatch(file, ns.readSet, all).selections() {
 			if err != nil {
 				return nil, fmt.Errorf("--batch %s: %w", name, err)
@@ -131,9 +136,16 @@ func (r *batchRun) run(lines feed) error {
 	stop := context.AfterFunc(ctx, func() { r.cutter.Abort(context.Cause(ctx)) })
 	defer stop()
 	ended := make(chan struct{})
+	end := sync.OnceFunc(func() { close(ended) })
+	defer end()
 	go func() { // reading may never end
 		defer close(r.lines)
 		for s, err := range lines {
+			select {
+			case <-ended:
+				return
+			default:
+			}
 			p := pending{selection: s, err: err}
 			if err == nil {
 				p.result = r.cutter.Queue(ctx, s.selector)
@@ -145,7 +157,6 @@ func (r *batchRun) run(lines feed) error {
 			}
 		}
 	}()
-	defer close(ended)
 	for {
 		select {
 		case p, more := <-r.lines:
@@ -157,15 +168,24 @@ func (r *batchRun) run(lines feed) error {
 				r.cutter.Close()
 				return err
 			}
+			if r.unread != nil { // no more is read; what is queued is cut
+				end()
+				r.cutter.Close()
+				r.rest()
+				return cmp.Or(r.worst, r.unread)
+			}
 		case <-ctx.Done():
 			r.cutter.Close()
 			r.rest()
+			if n := len(r.uncut); n > 0 {
+				fmt.Fprintf(r.cmd.ErrOrStderr(), "flowcut: lines that were read and not cut: %d, from line %d to line %d\n", n, r.uncut[0], r.uncut[n-1])
+			}
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// rest prints the receipts of what had been queued when a signal came.
+// rest takes the receipts of what had been queued when it ended.
 func (r *batchRun) rest() {
 	for {
 		select {
@@ -191,7 +211,7 @@ func (r *batchRun) answer(p pending) error {
 	if receipt == nil && !r.begun && p.result != nil && (errors.Is(p.err, os.ErrPermission) || isUnsupported(p.err)) {
 		return p.err // so it is with all lines
 	}
-	if p.err != nil {
+	if p.err != nil && (receipt == nil || context.Cause(r.cmd.Context()) == nil) {
 		r.fail(p)
 	}
 	if receipt == nil {
@@ -203,15 +223,16 @@ func (r *batchRun) answer(p pending) error {
 		r.worst = &exitError{code: codeFailed}
 	}
 	if r.unread == nil { // else: what is queued is cut and logged all the same
-		r.unread = r.print(p, receipt)
+		r.unread = patiently(r.cmd.Context(), func() error { return r.print(p, receipt) })
 	}
 	return nil
 }
 
 // fail says what is wrong with a line.
 func (r *batchRun) fail(p pending) {
-	if context.Cause(r.cmd.Context()) != nil {
-		return // a signal ended it
+	if context.Cause(r.cmd.Context()) != nil { // a signal ended it
+		r.uncut = append(r.uncut, p.line)
+		return
 	}
 	what, hint := describe(p.err)
 	if p.result != nil {
@@ -223,7 +244,9 @@ func (r *batchRun) fail(p pending) {
 	}
 	r.worst = &exitError{code: codeFailed}
 	if r.format == "json" && r.unread == nil {
-		r.unread = json.NewEncoder(r.cmd.OutOrStdout()).Encode(map[string]any{"line": p.line, "error": what})
+		r.unread = patiently(r.cmd.Context(), func() error {
+			return json.NewEncoder(r.cmd.OutOrStdout()).Encode(map[string]any{"line": p.line, "error": what})
+		})
 	}
 }
 

@@ -42,10 +42,19 @@ both from before the flow began.`,
 			return err
 		}
 		return ns.with(func(fd int) error {
-			return list(cmd.Context(), cmd.OutOrStdout(), fd, s, out.format)
+			return patiently(cmd.Context(), func() error {
+				return list(cmd.Context(), cmd.OutOrStdout(), fd, s, out.format)
+			})
 		})
 	}
 	return cmd
+}
+
+// patiently does what writes to where nobody may read: after a signal it is
+// given a second more.
+func patiently(ctx context.Context, f func() error) error {
+	_, err := personality.Within(ctx, time.Second, func() (struct{}, error) { return struct{}{}, f() })
+	return err
 }
 
 // list prints the selected flows of a namespace.
