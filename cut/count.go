@@ -100,6 +100,7 @@ func (c *cutting) countTold() error {
 				return err
 			}
 			if e, ok := c.members.newest(n.Tuple); ok {
+				c.told = true
 				x.told(e.m)[e.i] = true
 			}
 		}
@@ -184,7 +185,9 @@ func (c *cutting) divide() {
 		}
 	}
 	for _, q := range c.requests {
-		c.countEnds(q)
+		if c.told {
+			c.countEnds(q)
+		}
 	}
 }
 

@@ -175,6 +175,7 @@ type cutting struct {
 	zoned         bool                          // there are zones
 	listings      uint32                        // of the table, so far
 	expects       bool                          // there may be flows that others expected
+	mirrors       bool                          // some were found
 	helped        bool                          // a member has a helper
 
 	looking sync.Mutex               // held while a flow is looked at, and members change
@@ -205,6 +206,7 @@ type cutting struct {
 	lost      int               // packets that waited in queues when the guard was lifted
 	endless   bool              // new mirrors did not cease to come
 	untracked uint64            // packets on cut tuples that conntrack was told not to track
+	told      bool              // an end of a cut flow was
 	knocking  []conntrack.Tuple // still sending when the guard was lifted
 	detours   []detour.Finding  // what may carry packets past all hooks
 	unlooked  error             // why not all detours could be looked for

@@ -15,9 +15,12 @@ type early struct {
 // earlyBatch is how many flows are deleted at a time: enough for one send.
 const earlyBatch = 4096
 
+// ahead is how many batches may wait: deletions do while another walk begins.
+const ahead = 256
+
 // startEarly starts the deletion. On an error it ends the listing.
 func (c *cutting) startEarly(ctx context.Context, end context.CancelCauseFunc) *early {
-	e := &early{c: c, batches: make(chan []*member, 2), done: make(chan error, 1)}
+	e := &early{c: c, batches: make(chan []*member, ahead), done: make(chan error, 1)}
 	c.early = e
 	go func() {
 		var err error

@@ -295,7 +295,7 @@ func (c *cutting) reset(m *member, i int, seq uint32) {
 				c.sendError = err
 				return
 			}
-			m.told[i], m.reset[i] = true, true
+			c.told, m.told[i], m.reset[i] = true, true, true
 		})
 	}
 }
@@ -398,7 +398,10 @@ func (c *cutting) tellRest(ctx context.Context, list []*member) error {
 func (c *cutting) unreachable(m *member, i int) {
 	t := target(m, i)
 	for _, way := range c.prober.Ways(t) {
-		c.prober.Unreachable(t, way, func(past bool, _ error) { m.unreached[i] = m.unreached[i] || past })
+		c.prober.Unreachable(t, way, func(past bool, _ error) {
+			m.unreached[i] = m.unreached[i] || past
+			c.told = c.told || past
+		})
 	}
 }
 

@@ -44,7 +44,7 @@ func (c *cutting) list(ctx context.Context, bySelector bool) (*listing, error) {
 		return l, c.walk(ctx, l, all, bySelector)
 	}
 	if bySelector {
-		if err := c.walk(ctx, l, c.filters(), true); err != nil {
+		if err := c.walk(ctx, l, c.filtersAgain(), true); err != nil {
 			return nil, err
 		}
 	}
@@ -55,14 +55,12 @@ func (c *cutting) list(ctx context.Context, bySelector bool) (*listing, error) {
 	return l, err
 }
 
-// listEarly looks for what is selected and deletes it meanwhile. Mirrors and what
-// was expected are left to the next look, which shows that nothing is left: so
-// each walk through the table has a processor to itself.
+// listEarly looks for the first time, and deletes meanwhile what is selected.
 func (c *cutting) listEarly(ctx context.Context, l *listing) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	early := c.startEarly(ctx, cancel)
-	err := c.walk(ctx, l, c.set.Narrow(), true)
+	err := c.listFirst(ctx, l)
 	return cmp.Or(early.stop(), err)
 }
 
@@ -136,43 +134,64 @@ func (c *cutting) filters() []conntrack.Filter {
 	return out
 }
 
+// filtersAgain returns what has to be dumped to show that nothing is left. Under
+// the coarse guard that is what the selector can mean: an entry that may wait in
+// a queue for its confirmation is of such a flow. A mirror that was there before
+// the fence the first walk has seen, since it stayed where it was, and no other
+// has come.
+func (c *cutting) filtersAgain() []conntrack.Filter {
+	if c.coarse && !c.expects && !c.helped && !c.mirrors {
+		return c.set.Narrow()
+	}
+	return c.filters()
+}
+
 var wereExpected = conntrack.Filter{Status: conntrack.StatusExpected, StatusMask: conntrack.StatusExpected}
 
 // walk dumps what matches one of the filters, as far as the kernel compares
-// that, and looks at each flow. Walks through the table take place beside each
-// other, unless one covers the other.
+// that, and looks at each flow.
+//
+// The kernel holds a lock on all that is asked of the table until it has found
+// the first flows to send, which may take it through all of the table. So the
+// others begin when the first walk has got some, and go beside it, one by one.
 func (c *cutting) walk(ctx context.Context, l *listing, filters []conntrack.Filter, bySelector bool) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	walks := apart(filters)
-	errs := make([]error, len(walks))
-	var wg sync.WaitGroup
-	for i := range walks {
-		one := func() {
-			if errs[i] = c.walkOne(ctx, l, walks[i], bySelector); errs[i] != nil {
-				cancel()
-			}
+	got := make(chan struct{})
+	done := make(chan error, 1)
+	begun := sync.OnceFunc(func() { close(got) })
+	first := func() {
+		err := c.walkOne(ctx, l, walks[0], bySelector, begun)
+		if err != nil {
+			cancel(err)
 		}
-		if i == len(walks)-1 {
-			one() // no goroutine where there is but one
-		} else {
-			wg.Go(one)
+		begun()
+		done <- err
+	}
+	if len(walks) == 1 {
+		first()
+		return <-done
+	}
+	go first()
+	<-got
+	for _, x := range walks[1:] {
+		if err := c.walkOne(ctx, l, x, bySelector, func() {}); err != nil {
+			cancel(err)
+			<-done
+			return context.Cause(ctx)
 		}
 	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil && !errors.Is(err, context.Canceled) {
-			return err
-		}
-	}
-	return errors.Join(errs...)
+	return <-done
 }
 
-func (c *cutting) walkOne(ctx context.Context, l *listing, filter conntrack.Filter, bySelector bool) error {
+// walkOne is one walk; begun is called when it has got a flow.
+func (c *cutting) walkOne(ctx context.Context, l *listing, filter conntrack.Filter, bySelector bool, begun func()) error {
 	for f, err := range c.ct.Dump(ctx, filter) {
 		if err != nil {
 			return err
 		}
+		begun()
 		c.looking.Lock()
 		// A family without a fence had no entry when the cut began.
 		if c.raised.IsZero() || c.fence.Stands(f.Orig.Family()) {

@@ -17,9 +17,6 @@ func (c *cutting) find(ctx context.Context) (found []*member, err error) {
 	for range listings {
 		before := len(c.members.list)
 		_, err = c.sweep(ctx, true)
-		if err == nil && c.coarse && c.listings == 1 && len(c.members.list) == 0 {
-			continue // mirrors have not been looked for
-		}
 		if err != nil || c.receipt.Fence.Exact || len(c.members.list) == before {
 			break
 		}
@@ -79,6 +76,7 @@ func (c *cutting) sift(l *listing, born map[entry]bool) []*member {
 		switch {
 		case born[m.entry()]:
 		case c.isService(m.key.Orig.SrcPort):
+			c.mirrors = true
 			add(m, mirrored)
 		default:
 			c.suspect(m)
