@@ -178,7 +178,7 @@ func (c *cutting) walk(ctx context.Context, l *listing, filters []conntrack.Filt
 	for _, x := range walks[1:] {
 		if err := c.walkOne(ctx, l, x, bySelector, func() {}); err != nil {
 			cancel(err)
-			<-done
+			_ = <-done // what ended it is the cause
 			return context.Cause(ctx)
 		}
 	}
