@@ -178,8 +178,7 @@ func (c *cutting) walk(ctx context.Context, l *listing, filters []conntrack.Filt
 	for _, x := range walks[1:] {
 		if err := c.walkOne(ctx, l, x, bySelector, func() {}); err != nil {
 			cancel(err)
-			_ = <-done // what ended it is the cause
-			return context.Cause(ctx)
+			return cmp.Or(context.Cause(ctx), <-done) // when both have ended
 		}
 	}
 	return <-done
