@@ -238,7 +238,7 @@ func (o *outcome) broken() []string {
 	switch {
 	case o.code < 0 || o.code > 2:
 		return []string{fmt.Sprintf("exit code %d", o.code)}
-	case o.code == 2 && len(o.change) > 0:
+	case o.code == 2 && len(o.change) > 0 && !o.made:
 		return append([]string{"exit code 2, but the table has changed:"}, o.change...)
 	case o.code == 2 && o.stderr == "":
 		return []string{"exit code 2 without a word"}

@@ -47,7 +47,7 @@ func (s *side) watch(ctx context.Context, w *world, words []string) (outcome, er
 		}
 	}
 	s.dirty = true
-	return outcome{code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String()}, err
+	return outcome{code: cmd.ProcessState.ExitCode(), stdout: stdout.String(), stderr: stderr.String(), made: v.made}, err
 }
 
 // viewer is a program that watches events.
@@ -55,6 +55,7 @@ type viewer struct {
 	*side
 	pid  int
 	gone *atomic.Bool
+	made bool // things happen
 }
 
 // perform waits until the program listens, makes things happen, and waits
@@ -79,6 +80,7 @@ func (v *viewer) perform(ctx context.Context, w *world) error {
 
 // happen makes flows, changes one and removes one.
 func (v *viewer) happen(ctx context.Context, w *world) error {
+	v.made = true
 	if _, err := v.client.CreateAll(ctx, slices.Values(w.extra)); err != nil {
 		return fmt.Errorf("make something happen: %w", err)
 	}
