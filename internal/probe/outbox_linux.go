@@ -84,7 +84,7 @@ func (o *outbox) room(err error) {
 		p := []unix.PollFd{{Fd: int32(o.fd), Events: unix.POLLOUT}}
 		_, _ = unix.Poll(p, int(o.pace.patience.Milliseconds())+1) // the next try tells
 	} else {
-		time.Sleep(nap)
+		time.Sleep(nap) // time itself is meant: no event tells of room in a device's queue
 	}
 	o.pace.patience -= time.Since(began)
 }
@@ -133,7 +133,7 @@ func (p *pacer) wait() {
 		p.due = earliest // what was not used is lost
 	}
 	if early := p.due.Sub(now); early > 0 {
-		time.Sleep(early)
+		time.Sleep(early) // time itself is meant: this is the pace
 	}
 }
 
