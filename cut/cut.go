@@ -200,7 +200,8 @@ type cutting struct {
 
 	// What there is to judge.
 	checked   bool              // a look at all that can be meant found nothing old
-	blind     bool              // may not look into the queues
+	unseen    bool              // may not look into the queues
+	blind     bool              // and there are some
 	waiting   []fence.Queue     // have not been seen empty since the fence rose
 	drained   bool              // there are none of those any more
 	lost      int               // packets that waited in queues when the guard was lifted

@@ -30,7 +30,7 @@ func (c *cutting) judge(q *request) {
 	doubt(c.untracked > 0, "packets of cut flows that a NOTRACK rule keeps from connection tracking: %d, which only the guard has stopped; take the rule away, or drop them there", c.untracked)
 	c.judgeDetours(q, doubt)
 	doubt(c.endless, "mirrors of what is selected kept coming, so somebody sends segments without connections from a service's port; block them, or leave mirrors alone by --no-mirror")
-	doubt(c.blind, "whether packets wait in an NFQUEUE since before the fence could not be seen: run it as root, or with CAP_DAC_READ_SEARCH")
+	doubt(c.blind, "programs listen to NFQUEUEs, and whether packets wait there since before the fence could not be seen: run it as root, or with CAP_DAC_READ_SEARCH")
 	doubt(c.settled() && !c.drained, "packets that wait in NFQUEUE %s since before the fence; their verdicts may let them pass, so cut again when the program behind it works", queueNums(c.waiting))
 	c.judgeRest(q)
 	c.judgeSilent(q, doubt)

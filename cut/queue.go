@@ -15,14 +15,20 @@ const (
 	drainHurry = 200 * time.Millisecond // when the cut has been interrupted
 )
 
-// queues returns the queues, or none where the program may not look.
+// queues returns the queues. Where the program may not look into them, it
+// returns none, and notes whether there are any when the fence has risen: what
+// one holds that comes later has met the fence.
 func (c *cutting) queues() ([]fence.Queue, error) {
 	queues, err := c.fence.Queues()
-	if errors.Is(err, os.ErrPermission) {
-		c.blind = true
-		return nil, nil
+	if !errors.Is(err, os.ErrPermission) {
+		return queues, err
 	}
-	return queues, err
+	if !c.unseen {
+		c.unseen = true
+		c.blind, err = c.fence.Queued()
+		return nil, err
+	}
+	return nil, nil
 }
 
 // drain waits until no packet is left in a queue of those that waited when the

@@ -3,10 +3,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"time"
 
 	"flowcut/internal/cli"
+	"flowcut/internal/privilege"
 )
 
 // start is what receipts count from: read before main, with the first
@@ -14,8 +16,14 @@ import (
 var start = time.Now()
 
 func main() {
+	args := cli.Args(os.Args)
+	if !cli.BuildsNetworks(args) {
+		if err := privilege.Drop(); err != nil {
+			fmt.Fprintf(os.Stderr, "flowcut: going on with more rights than are needed: %v\n", err)
+		}
+	}
 	ctx, stop := cli.NotifySignals(cli.WithStart(context.Background(), start))
-	code := cli.Run(ctx, cli.Args(os.Args), os.Stdin, os.Stdout, os.Stderr)
+	code := cli.Run(ctx, args, os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }

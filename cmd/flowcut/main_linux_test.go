@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -293,30 +292,5 @@ func TestNoPrivilege(t *testing.T) {
 	}
 	if !bytes.Contains(c.stderr.Bytes(), []byte("CAP_NET_ADMIN")) || c.stdout.Len() != 0 {
 		t.Errorf("stdout %q, stderr %q", &c.stdout, &c.stderr)
-	}
-}
-
-// With the rights to cut, but not to see whether packets wait in queues, it
-// cuts and claims nothing.
-func TestNoSightOfQueues(t *testing.T) {
-	net, to := gateway(t)
-	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Count: 3})
-	if err := os.Chmod(filepath.Dir(program), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	c := &cutting{Cmd: exec.Command(program, "cut", "-g", "-p", "tcp", "--settle", "0s")}
-	c.Stdout, c.Stderr = &c.stdout, &c.stderr
-	c.SysProcAttr = &syscall.SysProcAttr{
-		Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW},
-	}
-	if err := net.Gateway.NS.Do(c.Start); err != nil {
-		t.Fatal(err)
-	}
-	if code := c.wait(t); code != 1 || !bytes.Contains(c.stdout.Bytes(), []byte("CAP_DAC_READ_SEARCH")) {
-		t.Errorf("exit code %d, stdout %q, stderr %q", code, &c.stdout, &c.stderr)
-	}
-	ends := append(slices.Clone(idle), idle.Peers()...)
-	if err := ends.WaitTold(labtest.Context(t)); err != nil || ends.Told(unix.ECONNRESET) != 6 {
-		t.Errorf("%d of 6 ends were told, %v", ends.Told(unix.ECONNRESET), err)
 	}
 }

@@ -211,6 +211,7 @@ type scene struct {
 	away   bool   // from another one
 	forges string // run at the terminal before the cut
 	ends   bool   // the session is meant to end
+	says   string // what it says on its standard error
 }
 
 const (
@@ -281,13 +282,14 @@ func TestSession(t *testing.T) {
 		// The variable is gone; the login record is not.
 		{name: "login record", user: "op", terminal: "-tt", program: limited, other: stays, away: true, command: "exec env -i sh @BOTH"},
 		{name: "session file", user: "op", terminal: "-tt", program: limited, command: logindWrites + "exec env -i sh @BOTH"},
+		// Nothing at all leads to it.
+		{name: "hidden", user: "op", terminal: "-T", program: limited, command: strings.Replace(otherTerminal, "sh @LIVE", "exec env -i sh @LIVE", 1), ends: true, says: "CAP_SYS_PTRACE"},
 	} {
 		t.Run(c.name, func(t *testing.T) { s.play(t, c) })
 	}
 }
 
 // limited makes a copy of the program with just the rights that a cut needs.
-// The kernel's list of queues is a file that only root may read otherwise.
 func (s *server) limited(t *testing.T) string {
 	t.Helper()
 	b, err := os.ReadFile(program)
@@ -300,7 +302,7 @@ func (s *server) limited(t *testing.T) string {
 	const revision2, effective = 0x02000000, 1 // VFS_CAP_REVISION_2, VFS_CAP_FLAGS_EFFECTIVE
 	capability := make([]byte, 20)             // struct vfs_cap_data: both flags, then permitted and inheritable, twice
 	binary.LittleEndian.PutUint32(capability, revision2|effective)
-	binary.LittleEndian.PutUint32(capability[4:], 1<<unix.CAP_NET_ADMIN|1<<unix.CAP_NET_RAW|1<<unix.CAP_DAC_READ_SEARCH)
+	binary.LittleEndian.PutUint32(capability[4:], 1<<unix.CAP_NET_ADMIN|1<<unix.CAP_NET_RAW)
 	if err := unix.Setxattr(s.file("flowcut"), "security.capability", capability, 0); err != nil {
 		t.Fatalf("give rights to %s: %v", s.file("flowcut"), err)
 	}
@@ -358,6 +360,9 @@ func (s *server) check(t *testing.T, dir string, c scene, own *session) {
 	var r cut.Receipt
 	if err := json.Unmarshal(b, &r); err != nil {
 		t.Fatalf("receipt: %v\n%s%s", err, b, said)
+	}
+	if !strings.Contains(string(said), c.says) || c.says == "" && len(said) != 0 {
+		t.Errorf("it says %q, want %q", said, c.says)
 	}
 	if c.ends {
 		if r.Flows.Spared != 0 {

@@ -50,7 +50,7 @@ func (f *cutFlags) runBatch(cmd *cobra.Command, ns *namespace, format string) er
 	if err := f.checkBatch(cmd.Flags()); err != nil {
 		return err
 	}
-	o, err := f.options(cmd.Context(), ns)
+	o, err := f.options(cmd.Context(), ns, cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ changed.`,
 		if err := f.check(cmd.Flags(), s); err != nil {
 			return err
 		}
-		o, err := f.options(cmd.Context(), ns)
+		o, err := f.options(cmd.Context(), ns, cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}
@@ -142,7 +142,7 @@ func (f *cutFlags) register(cmd *cobra.Command) {
 }
 
 // options returns what the flags say, but for the selection.
-func (f *cutFlags) options(ctx context.Context, ns *namespace) (cut.Options, error) {
+func (f *cutFlags) options(ctx context.Context, ns *namespace, warn io.Writer) (cut.Options, error) {
 	none := func(d time.Duration) time.Duration {
 		if d == 0 {
 			return cut.None
@@ -151,7 +151,10 @@ func (f *cutFlags) options(ctx context.Context, ns *namespace) (cut.Options, err
 	}
 	var spare []conntrack.Tuple
 	if !f.includeSelf {
-		spare = self.Sessions()
+		var hidden bool
+		if spare, hidden = self.Sessions(); hidden {
+			fmt.Fprintln(warn, "flowcut: cannot see which connection this is run through, without CAP_SYS_PTRACE: if it is one that is meant, it is cut, too, unless --spare leaves it alone")
+		}
 	}
 	except, err := personality.Within(ctx, 0, func() ([]selector.Selector, error) { return f.spare.selectors(ns.readSet) })
 	return cut.Options{

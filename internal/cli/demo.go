@@ -11,6 +11,10 @@ import (
 	"flowcut/internal/demo"
 )
 
+// BuildsNetworks tells whether a command line makes namespaces and files of its
+// own, which takes more rights than to work on what is there.
+func BuildsNetworks(args []string) bool { return firstWord(args) == "demo" }
+
 // newDemo makes "flowcut demo".
 func newDemo(time.Time) *cobra.Command {
 	cmd := &cobra.Command{

@@ -45,6 +45,9 @@ func (s *scan) readPrograms() error {
 			case errors.Is(err, unix.ENODEV), errors.Is(err, unix.EACCES):
 				// It is gone; it is the end of a pair whose other end has the
 				// programs, and they run before packets come here.
+			case errors.Is(err, unix.EPERM):
+				// CAP_NET_ADMIN is enough for the kernel, so it is a filter of system calls.
+				return fmt.Errorf("ask for the programs of %s: bpf(2) is refused, as in containers; let it in, by --cap-add BPF with Docker: %w", d.name, err)
 			case err != nil && !rtnl.Missing(err):
 				return fmt.Errorf("ask for the programs of %s: %w", d.name, err)
 			}

@@ -2,11 +2,14 @@ package fence
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+
+	"golang.org/x/sys/unix"
 
 	"flowcut/internal/netns"
 )
@@ -22,7 +25,8 @@ type Queue struct {
 // Queues returns the queues that a program listens to. Removing a chain drops
 // all that waits in any of them.
 //
-// Needs to be root, or CAP_DAC_READ_SEARCH: errors wrap os.ErrPermission.
+// Needs to be root, or CAP_DAC_READ_SEARCH: errors wrap os.ErrPermission. See
+// Queued for those who are neither.
 func (f *Fence) Queues() ([]Queue, error) {
 	if f.queues == nil {
 		// The file stays that of the namespace it was opened in.
@@ -51,6 +55,78 @@ func (f *Fence) Queues() ([]Queue, error) {
 		out = append(out, q)
 	}
 	return out, nil
+}
+
+// Queued tells whether a program listens to any queue, without what Queues
+// needs, by asking for each number there may be: in some tens of milliseconds.
+//
+// A request to configure a queue that holds nothing to be configured changes
+// nothing. What it is refused with tells whether the queue exists: it is somebody
+// else's (EPERM), or there is none (ENODEV); nfqnl_recv_config.
+func (f *Fence) Queued() (bool, error) {
+	const numbers, piece = 1 << 16, 1 << 8
+	var exists bool
+	err := netns.DoFd(f.cfg.NetNS, func() error {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = unix.Close(fd) }() // nothing was written
+		if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1); err != nil {
+			return err
+		}
+		const room = 1 << 20 // for the answers to a piece, whatever the host's default is
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room); err != nil {
+			return err
+		}
+		for first := 0; first < numbers && err == nil && !exists; first += piece {
+			exists, err = queued(fd, first, piece)
+		}
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("fence: ask for queues: %w", err)
+	}
+	return exists, nil
+}
+
+// queued asks for queues with numbers from first on.
+func queued(fd, first, count int) (exists bool, err error) {
+	const size = unix.SizeofNlMsghdr + 4         // struct nfgenmsg
+	const config = unix.NFNL_SUBSYS_QUEUE<<8 | 2 // NFQNL_MSG_CONFIG
+	b := make([]byte, 0, count*size)
+	for num := first; num < first+count; num++ {
+		b = binary.NativeEndian.AppendUint32(b, size)
+		b = binary.NativeEndian.AppendUint16(b, config)
+		b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_ACK)
+		b = binary.NativeEndian.AppendUint32(b, uint32(num)) // sequence
+		b = append(b, 0, 0, 0, 0, unix.AF_UNSPEC, unix.NFNETLINK_V0)
+		b = binary.BigEndian.AppendUint16(b, uint16(num)) // res_id
+	}
+	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return false, err
+	}
+	for range count {
+		const head = unix.SizeofNlMsghdr
+		n, _, err := unix.Recvfrom(fd, b[:cap(b)], 0)
+		for errors.Is(err, unix.EINTR) {
+			n, _, err = unix.Recvfrom(fd, b[:cap(b)], 0)
+		}
+		switch {
+		case err != nil:
+			return false, err
+		case n < head+4 || binary.NativeEndian.Uint16(b[4:]) != unix.NLMSG_ERROR:
+			return false, fmt.Errorf("an answer of %d bytes that is none", n)
+		}
+		switch no := unix.Errno(-int32(binary.NativeEndian.Uint32(b[head:]))); no {
+		case unix.ENODEV:
+		case unix.EPERM, 0:
+			exists = true
+		default:
+			return false, no
+		}
+	}
+	return exists, nil
 }
 
 // parseQueue reads a line as seq_show in net/netfilter/nfnetlink_queue.c

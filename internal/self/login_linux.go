@@ -63,7 +63,8 @@ func text(b []byte) string {
 // of assignments.
 func logindSessions(dir string) []login {
 	var out []login
-	for name := range names(dir) {
+	list, _ := names(dir)
+	for _, name := range list {
 		if _, err := strconv.Atoi(strings.TrimLeft(name, "c")); err != nil {
 			continue // the pipe beside it, N.ref, which blocks who opens it
 		}

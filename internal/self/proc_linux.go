@@ -71,7 +71,8 @@ func parseProcess(pid int, stat []byte) (process, bool) {
 // readProcesses returns all processes that can be seen.
 func readProcesses() map[int]process {
 	all := map[int]process{}
-	for name := range names("/proc") {
+	list, _ := names("/proc")
+	for _, name := range list {
 		if pid, err := strconv.Atoi(name); err == nil {
 			if p, ok := readProcess(pid); ok {
 				all[pid] = p
@@ -82,20 +83,13 @@ func readProcesses() map[int]process {
 }
 
 // names are those of the entries of a directory as far as it can be read, in no order.
-func names(dir string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		d, err := os.Open(dir)
-		if err != nil {
-			return
-		}
-		defer func() { _ = d.Close() }()
-		list, _ := d.Readdirnames(-1) // with an error there may be some all the same
-		for _, name := range list {
-			if !yield(name) {
-				return
-			}
-		}
+func names(dir string) ([]string, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
 	}
+	defer func() { _ = d.Close() }()
+	return d.Readdirnames(-1) // with an error there may be some all the same
 }
 
 // environment returns the variable in the environment that the process
@@ -113,17 +107,24 @@ func environment(pid int) string {
 	return ""
 }
 
-// descriptors returns what a process's descriptors stand for. Reading a link
-// does not touch the file, which may be on a disk that does not answer.
-func descriptors(pid int) iter.Seq[string] {
-	return func(yield func(string) bool) {
+// descriptors returns what a process's descriptors stand for, and last an error
+// where they may not be read. Reading a link does not touch the file, which may
+// be on a disk that does not answer.
+func descriptors(pid int) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
 		dir := file(pid, "fd")
-		for name := range names(dir) {
+		list, err := names(dir)
+		if errors.Is(err, os.ErrPermission) {
+			yield("", err)
+			return
+		}
+		for _, name := range list {
 			link, err := os.Readlink(dir + "/" + name)
 			if errors.Is(err, os.ErrPermission) {
+				yield("", err)
 				return
 			}
-			if err == nil && !yield(link) {
+			if err == nil && !yield(link, nil) {
 				return
 			}
 		}

@@ -31,11 +31,20 @@ import (
 // connection of his own left alone.
 //
 // Nothing is an error. What the caller may not read is passed over, and none
-// is right for what a daemon started. Not found are sockets of UDP, such as
+// is right for what a daemon started. Hidden tells that somebody seems to sit
+// there, at a terminal or as the variable has it, that no connection was found,
+// and that an ancestor was closed to the caller, who has no CAP_SYS_PTRACE. Not found are sockets of UDP, such as
 // mosh's, and connections that end in a process that is no ancestor and owns
 // no terminal, such as those of consoles in a browser.
-func Sessions() []conntrack.Tuple {
+func Sessions() (list []conntrack.Tuple, hidden bool) {
 	s := newSearch()
+	terminal := s.run()
+	list = s.tuples()
+	return list, len(list) == 0 && s.closed && (terminal || len(s.claims) > 0)
+}
+
+// run looks in all places, and tells whether the caller has a pseudo terminal.
+func (s *search) run() (terminal bool) {
 	s.connection(os.Getenv(variable))
 	s.climb(os.Getpid(), readProcess, everyone)
 	s.users = callers(s.visited)
@@ -44,21 +53,22 @@ func Sessions() []conntrack.Tuple {
 	if own.terminal >= 0 {
 		s.terminals[own.terminal] = true
 	}
+	terminal = own.terminal >= 0
 	if s.alone(own.terminal) && held || len(s.terminals) == 0 {
-		return s.tuples()
+		return terminal
 	}
 	// From here on all processes are looked at, which takes longer.
 	all := readProcesses()
 	s.attached(all)
 	if s.sockets() {
-		return s.tuples()
+		return terminal
 	}
 	s.logins()
 	if !s.sockets() {
 		s.sameUser(all)
 		s.sockets()
 	}
-	return s.tuples()
+	return terminal
 }
 
 // search is what has been found so far.
@@ -71,6 +81,7 @@ type search struct {
 	inodes    map[uint64]bool          // sockets of visited processes
 	spaces    map[string]int           // network namespaces of visited processes, with one of these
 	seen      bool                     // a table of sockets could be read
+	closed    bool                     // a process did not show what it has open
 	found     map[conntrack.Tuple]bool
 }
 
@@ -143,7 +154,11 @@ func (s *search) visit(pid int) {
 	if err == nil && s.spaces[space] == 0 {
 		s.spaces[space] = pid
 	}
-	for link := range descriptors(pid) {
+	for link, err := range descriptors(pid) {
+		if err != nil {
+			s.closed = true
+			break
+		}
 		if inode, ok := socketInode(link); ok {
 			s.inodes[inode] = true
 		} else if terminal, ok := pseudoTerminal(strings.TrimPrefix(link, "/dev/")); ok {

@@ -1,0 +1,7 @@
+//go:build !linux
+
+// Package privilege gives up the rights that the program has and does not need.
+package privilege
+
+// Drop does nothing: there are no capabilities here.
+func Drop() error { return nil }
