@@ -249,7 +249,7 @@ func fill(t *testing.T, c *conntrack.Client, flows, shortLived int) {
 	t.Helper()
 	made, err := c.CreateAll(t.Context(), func(yield func(*conntrack.Flow) bool) {
 		for i := range flows {
-			f := &conntrack.Flow{Timeout: time.Hour, Orig: flowTuple(i)}
+			f := &conntrack.Flow{Timeout: time.Hour, Orig: labtest.Tuple(i)}
 			if i%(flows/shortLived) == 0 {
 				f.Timeout = time.Second
 			}
