@@ -4,7 +4,7 @@ import (
 	"io"
 	"testing"
 
-	"flowcut/internal/lab/labtest"
+	"flowcut/internal/lab/tabletest"
 	"flowcut/selector"
 )
 
@@ -19,12 +19,12 @@ func TestListAllocates(t *testing.T) {
 			}
 		})
 	}
-	labtest.FillOwn(t, few)
+	tabletest.FillOwn(t, few)
 	base := make(map[string]float64)
 	for _, f := range formats {
 		base[f] = count(f)
 	}
-	labtest.FillOwn(t, many)
+	tabletest.FillOwn(t, many)
 	for _, f := range formats {
 		if n := count(f); n > base[f]+20 { // the scheduler keeps a few things of its own
 			t.Errorf("%s: %v allocations for %d flows, %v for %d", f, base[f], few, n, many)

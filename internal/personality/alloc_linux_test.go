@@ -5,7 +5,7 @@ import (
 	"io"
 	"testing"
 
-	"flowcut/internal/lab/labtest"
+	"flowcut/internal/lab/tabletest"
 )
 
 // TestListAllocates holds -L to memory that does not grow with the table.
@@ -20,12 +20,12 @@ func TestListAllocates(t *testing.T) {
 			}
 		})
 	}
-	labtest.FillOwn(t, few)
+	tabletest.FillOwn(t, few)
 	var base []float64
 	for _, f := range formats {
 		base = append(base, count(f))
 	}
-	labtest.FillOwn(t, many)
+	tabletest.FillOwn(t, many)
 	for i, f := range formats {
 		if n := count(f); n > base[i]+20 { // the scheduler keeps a few things of its own
 			t.Errorf("%q: %v allocations for %d flows, %v for %d", f, base[i], few, n, many)

@@ -15,6 +15,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/lab/labtest"
+	"flowcut/internal/lab/tabletest"
 )
 
 // watching is a run of -E.
@@ -100,7 +101,7 @@ func TestEventsKeepUp(t *testing.T) {
 	for i := range seconds * int(time.Second/part) {
 		flows := make([]*conntrack.Flow, n)
 		for j := range flows {
-			flows[j] = &conntrack.Flow{Timeout: time.Hour, Orig: labtest.Tuple(made)}
+			flows[j] = &conntrack.Flow{Timeout: time.Hour, Orig: tabletest.Tuple(made)}
 			made++
 		}
 		if _, err := tt.client.CreateAll(t.Context(), values(flows)); err != nil {
@@ -153,7 +154,7 @@ func TestEventsOverrun(t *testing.T) {
 	tt := newTable(t)
 	w := watch(t, tt, 4096)
 	fill(t, tt.client, 50000, 1)
-	last := &conntrack.Flow{Timeout: time.Hour, Orig: labtest.Tuple(1 << 20)}
+	last := &conntrack.Flow{Timeout: time.Hour, Orig: tabletest.Tuple(1 << 20)}
 	labtest.Until(t, "events are shown again", func() bool {
 		// Over and over: the events of one time may be lost.
 		if f, err := tt.client.Get(t.Context(), last.Orig, 0); err == nil {

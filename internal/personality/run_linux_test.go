@@ -14,6 +14,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/lab/labtest"
+	"flowcut/internal/lab/tabletest"
 	"flowcut/internal/netns"
 )
 
@@ -249,7 +250,7 @@ func fill(t *testing.T, c *conntrack.Client, flows, shortLived int) {
 	t.Helper()
 	made, err := c.CreateAll(t.Context(), func(yield func(*conntrack.Flow) bool) {
 		for i := range flows {
-			f := &conntrack.Flow{Timeout: time.Hour, Orig: labtest.Tuple(i)}
+			f := &conntrack.Flow{Timeout: time.Hour, Orig: tabletest.Tuple(i)}
 			if i%(flows/shortLived) == 0 {
 				f.Timeout = time.Second
 			}

@@ -1,4 +1,6 @@
-package labtest
+// Package tabletest gives tests tables of many flows. It is not in labtest, which
+// the tests of package conntrack use.
+package tabletest
 
 import (
 	"net/netip"
