@@ -158,6 +158,7 @@ type cutting struct {
 	fence  *fence.Fence
 	prober *probe.Prober
 	step   string
+	dry    bool // nothing is to be done: nobody is asked
 
 	listeners *listeners // to events; nil if there are none
 
