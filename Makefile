@@ -9,7 +9,7 @@ ROUNDS ?= 5
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: build demo test soak differ bench deps lint fmt tidy vet staticcheck errcheck errorlint unit man install uninstall clean
+.PHONY: build demo test soak failover differ bench deps lint fmt tidy vet staticcheck errcheck errorlint unit man install uninstall clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o flowcut ./cmd/flowcut
@@ -21,6 +21,9 @@ test: deps lint unit
 
 soak: build
 	go run ./internal/soak/runsoak -count $(COUNT) -seed $(SEED) -parallel $(PARALLEL)
+
+failover: build
+	go test -count 1 ./internal/failover -args -full
 
 differ: build
 	go run ./internal/differ/rundiffer -count $(COUNT) -seed $(SEED)

@@ -34,6 +34,10 @@ type batch struct {
 
 	// found, unless nil, takes the entry that request i has asked for.
 	found func(i int, payload []byte) error
+
+	// echoed, unless nil, takes the events that requests with flagEcho have
+	// brought about. They do not say which request it was.
+	echoed func(payload []byte) error
 }
 
 // newBatch makes an empty batch on s.
@@ -120,6 +124,12 @@ func (b *batch) answers(data []byte) (done bool, err error) {
 			return false, err
 		}
 		data = rest
+		if b.echoed != nil && h.seq == 0 && (h.typ == msgNew || h.typ == msgDelete) {
+			if err := b.echoed(payload); err != nil {
+				return false, err
+			}
+			continue
+		}
 		i := int(h.seq - b.first)
 		if i < 0 || i >= b.n {
 			continue

@@ -18,6 +18,16 @@ import (
 // deleted. If the context ends, deleted counts what is known to be deleted.
 // Needs CAP_NET_ADMIN.
 func (c *Client) Delete(ctx context.Context, keys []Key, gone func(i int)) (deleted int, err error) {
+	return c.DeleteHeard(ctx, keys, gone, nil)
+}
+
+// DeleteHeard is [Client.Delete], and calls heard with the index of each key of
+// which the kernel has sent an event that its entry has ended. It sends none of
+// flows that began while nobody listened, where net.netfilter.nf_conntrack_events
+// is 2, as it mostly is; those that listen now never hear of the end of these,
+// unless [Client.Announce] tells them. That an event was sent does not mean that
+// each queue had room for it.
+func (c *Client) DeleteHeard(ctx context.Context, keys []Key, gone, heard func(i int)) (deleted int, err error) {
 	for i := range keys {
 		if err := keys[i].validate(); err != nil {
 			return 0, fmt.Errorf("conntrack: delete key %d, %v: %w", i, keys[i], err)
@@ -26,7 +36,7 @@ func (c *Client) Delete(ctx context.Context, keys []Key, gone func(i int)) (dele
 	if gone == nil {
 		gone = func(int) {}
 	}
-	d := deletion{keys: keys, gone: gone}
+	d := deletion{keys: keys, gone: gone, heard: heard}
 	err = c.with("delete", func(s *conn) error { return d.run(ctx, s) })
 	if err == nil {
 		err = d.refused.err()
@@ -38,13 +48,20 @@ func (c *Client) Delete(ctx context.Context, keys []Key, gone func(i int)) (dele
 type deletion struct {
 	keys    []Key
 	gone    func(i int)
+	heard   func(i int) // nil: nobody asks
 	deleted int
 	refused refusals
+
+	sent map[Key]int // index of each key of a send, where events are asked for
+	flow Flow
 }
 
 // run deletes all keys through s.
 func (d *deletion) run(ctx context.Context, s *conn) error {
 	b := newBatch(s, "delete")
+	if d.heard != nil {
+		b.echoed = d.hear
+	}
 	for next := 0; next < len(d.keys); {
 		n, err := d.send(ctx, b, next)
 		if errors.Is(err, errOverrun) {
@@ -66,14 +83,22 @@ func (d *deletion) send(ctx context.Context, b *batch, next int) (n int, err err
 		return 0, err
 	}
 	failed := make(map[int]answer)
+	var flags msgFlags
+	if d.heard != nil {
+		flags = flagEcho
+		d.sent = make(map[Key]int)
+	}
 	b.reset()
-	for _, k := range d.keys[next:] {
+	for i, k := range d.keys[next:] {
 		if b.full() {
 			break
 		}
-		h := b.begin(msgDelete, 0)
+		h := b.begin(msgDelete, flags)
 		if err := b.add(appendDelete(b.s.out, h, &k)); err != nil {
 			return 0, err
+		}
+		if d.heard != nil {
+			d.sent[k] = next + i
 		}
 	}
 	b.refused = func(i int, a answer) { failed[i] = a }
@@ -82,6 +107,22 @@ func (d *deletion) send(ctx context.Context, b *batch, next int) (n int, err err
 	}
 	d.count(next, b.n, failed)
 	return b.n, nil
+}
+
+// hear takes the event of an entry that was deleted. A key that holds a reply
+// tuple is not found by it.
+func (d *deletion) hear(payload []byte) error {
+	attrs, err := attributes(payload)
+	if err != nil {
+		return err
+	}
+	if err := parseFlow(attrs, &d.flow); err != nil {
+		return err
+	}
+	if i, ok := d.sent[d.flow.Key()]; ok {
+		d.heard(i)
+	}
+	return nil
 }
 
 // count books the outcome of n keys from index next on.

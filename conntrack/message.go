@@ -46,6 +46,7 @@ type msgFlags uint16
 const (
 	flagRequest msgFlags = 0x001 // NLM_F_REQUEST
 	flagAck     msgFlags = 0x004 // NLM_F_ACK
+	flagEcho    msgFlags = 0x008 // NLM_F_ECHO
 	flagCapped  msgFlags = 0x100 // NLM_F_CAPPED, in an answer
 	flagAckTLVs msgFlags = 0x200 // NLM_F_ACK_TLVS, in an answer
 	flagExcl    msgFlags = 0x200 // NLM_F_EXCL, in a request to make an entry

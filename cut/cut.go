@@ -158,6 +158,9 @@ type cutting struct {
 	fence  *fence.Fence
 	prober *probe.Prober
 	step   string
+	dry    bool // nothing is to be done: nobody is asked
+
+	listeners *listeners // to events; nil if there are none
 
 	// What there is to report.
 	requests []*request // one for each selector, at the end
@@ -257,7 +260,7 @@ func (c *cutting) close() error {
 	if c.ct != nil {
 		err = errors.Join(err, c.ct.Close())
 	}
-	return err
+	return errors.Join(err, c.listeners.close())
 }
 
 // run goes through the steps until the guard may be lifted.
@@ -268,6 +271,7 @@ func (c *cutting) run(ctx context.Context) error {
 	}
 	c.begin(stepList)
 	c.prepare(ctx)
+	c.listeners = newListeners(c.o.NetNS, c.o.Timeout)
 	found, err := c.find(ctx)
 	if err != nil {
 		return err
@@ -293,6 +297,9 @@ func (c *cutting) run(ctx context.Context) error {
 	}
 	c.begin(stepDelete)
 	if err := c.deleteAll(ctx, pending(found)); err != nil {
+		return err
+	}
+	if err := c.announce(ctx); err != nil {
 		return err
 	}
 	if c.kicks() {
@@ -432,19 +439,6 @@ func onlyMirrors(list []*member) bool {
 	return !slices.ContainsFunc(list, func(m *member) bool { return m.why != mirrored })
 }
 
-func (c *cutting) delete(ctx context.Context, list []*member) error {
-	keys := make([]conntrack.Key, len(list))
-	c.looking.Lock()
-	for i, m := range list {
-		keys[i] = m.key
-		m.deleted = true
-	}
-	c.looking.Unlock()
-	_, err := c.ct.Delete(ctx, keys, func(i int) { list[i].gone = true })
-	c.deleted = time.Now()
-	return err
-}
-
 // lower leaves the guard alone standing, once nothing waits in a queue that was
 // there before the fence: a first packet among it has no entry to cut.
 func (c *cutting) lower(ctx context.Context) error {
@@ -466,7 +460,10 @@ func (c *cutting) again(ctx context.Context) error {
 	if len(found) == 0 {
 		return nil
 	}
-	return c.delete(ctx, found)
+	if err := c.delete(ctx, found); err != nil {
+		return err
+	}
+	return c.announce(ctx)
 }
 
 // because notes what there is to know of all that is cut.

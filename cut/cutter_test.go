@@ -240,7 +240,7 @@ func TestCutEarlyMirrors(t *testing.T) {
 			Status: conntrack.StatusSeenReply | conntrack.StatusAssured,
 			TCP:    conntrack.TCP{State: conntrack.TCPEstablished, OrigFlags: adopted, ReplyFlags: adopted},
 			Orig: conntrack.Tuple{
-				Proto: conntrack.ProtoTCP, Src: netip.MustParseAddr("10.8.0.1"), Dst: netip.MustParseAddr("10.9.0.77"), SrcPort: 80, DstPort: 1234,
+				Proto: conntrack.ProtoTCP, Src: netip.MustParseAddr("10.8.0.1"), Dst: netip.MustParseAddr("10.9.0.77"), SrcPort: 80, DstPort: 41234,
 			},
 		}
 		f.Reply = f.Orig.Invert()

@@ -49,7 +49,13 @@ func (c *cutting) judgeRest(q *request) {
 		q.because("flows with the same addresses and ports as one in another zone, so that their ends' answers cannot be told apart: %d", n)
 	}
 	if r.Flows.Suspects > 0 {
-		q.because("flows left alone that look like mirrors of what is selected, but begin at no service's port: %d", r.Flows.Suspects)
+		q.because("flows left alone that look like mirrors of what is selected, but are not between a service and its client, by their ports and by what their hosts say: %d", r.Flows.Suspects)
+	}
+	if l := c.listeners; l != nil && l.blind != nil {
+		q.because("who listens to connection tracking's events could not be seen (%v), so that a standby may keep flows", l.blind)
+	}
+	if n := q.members.unheard(); n > 0 {
+		q.because("flows whose end listeners to connection tracking's events may not have heard of: %d; if conntrackd listens, its standby brings them back at a takeover: run conntrackd -f internal and conntrackd -R here, then conntrackd -f external and conntrackd -n there", n)
 	}
 	if n := q.members.revived(); n > 0 {
 		q.because("ends that have gone on sending after an answer in their place, which looked like their death: %d", n)

@@ -23,6 +23,7 @@ type member struct {
 	crowd   bool      // one of too many: under the coarse guard, and not asked
 	deleted bool      // asked the kernel to
 	gone    bool      // had no entry any more by then
+	unheard bool      // those that listen to events may not have heard of its end
 	remains bool      // still has one at the end
 	dead    [2]bool   // originator and responder: somebody answered for them
 	died    [2]Millis // when that was heard, since Options.Start
@@ -248,6 +249,16 @@ func (ms memberList) revived() (n int) {
 func (ms memberList) offloaded() (n int) {
 	for _, m := range ms {
 		if m.offload {
+			n++
+		}
+	}
+	return n
+}
+
+// unheard counts the flows whose end may not have been heard of.
+func (ms memberList) unheard() (n int) {
+	for _, m := range ms {
+		if m.unheard {
 			n++
 		}
 	}

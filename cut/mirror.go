@@ -2,10 +2,13 @@ package cut
 
 import (
 	"context"
+	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"flowcut/conntrack"
 	"flowcut/internal/netns"
@@ -15,15 +18,19 @@ import (
 // A mirror is what conntrack makes of a flow whose entry was deleted while its
 // server went on sending: the same connection, taken for one from the server
 // to the client. It looks picked up, but so does every flow that a program has
-// put into the table, and every connection that is older than the table; among
-// those may be the server's own, with the same addresses. What tells them apart
-// is the port at which the flow seems to begin: a mirror's is its server's.
+// put into the table, as conntrackd does after a takeover, and every connection
+// that is older than the table; among those may be the server's own, with the
+// same addresses. What tells them apart are the ports: a mirror begins at one
+// that is served, and goes to one that is not. Where a port could be served,
+// its host is asked.
 
 // services are the ports that are known to be served.
 type services struct {
 	below  uint16 // every port below it is: the least that this host takes for a connection of its own
 	ranges []selector.PortRange
 	ports  map[uint16]bool // of flows that are cut
+	asked  map[netip.AddrPort]serving
+	waited time.Duration // for answers
 }
 
 // prepare finds out what else there may be to look for. What it cannot find out
@@ -107,10 +114,16 @@ func (c *cutting) serves(m *member) {
 	c.services.ports[m.reply.SrcPort] = true
 }
 
-// isService tells whether a port is a service's.
+// isService tells whether a port is a service's, or may be.
 func (c *cutting) isService(port uint16) bool {
+	return port < c.services.below || c.isKnown(port)
+}
+
+// isKnown tells whether a port is a service's, as the selector or a flow that
+// is cut says.
+func (c *cutting) isKnown(port uint16) bool {
 	s := &c.services
-	if port < s.below || s.ports[port] {
+	if s.ports[port] {
 		return true
 	}
 	for _, r := range s.ranges {
@@ -119,6 +132,82 @@ func (c *cutting) isService(port uint16) bool {
 		}
 	}
 	return false
+}
+
+// ftpData is the port from which FTP servers call their clients.
+const ftpData = 20
+
+// isMirror tells whether what looks like a mirror is one, by what the hosts have
+// said. Where they have said nothing, and where a service may have ended before
+// its connections, what decides is whether the ports are like those of a service
+// and of a client.
+func (c *cutting) isMirror(m *member) bool {
+	from, to := m.key.Orig.SrcPort, m.reply.SrcPort
+	if !c.isService(from) || c.services.asked[peerOf(m)] == serves {
+		return false
+	}
+	client := to >= c.services.below
+	switch c.services.asked[serverOf(m)] {
+	case serves:
+		return true
+	case refuses:
+		return client && c.isKnown(from)
+	}
+	return client && (from != ftpData || c.isKnown(from))
+}
+
+// serverOf is where the service is that a mirror seems to be of, peerOf where the
+// client's end is.
+func serverOf(m *member) netip.AddrPort {
+	return netip.AddrPortFrom(m.key.Orig.Src, m.key.Orig.SrcPort)
+}
+func peerOf(m *member) netip.AddrPort { return netip.AddrPortFrom(m.reply.Src, m.reply.SrcPort) }
+
+// askAbout asks the hosts of what looks like mirrors who serves there: first those
+// that seem to be servers, then the clients of those that are. In a zone the
+// same addresses may be others'.
+func (c *cutting) askAbout(ctx context.Context, list []*member) error {
+	if c.dry {
+		return nil
+	}
+	var servers, peers []netip.AddrPort
+	for _, m := range list {
+		if m.zone == 0 && c.isService(m.key.Orig.SrcPort) {
+			servers = append(servers, serverOf(m))
+		}
+	}
+	if err := c.ask(ctx, servers); err != nil {
+		return err
+	}
+	for _, m := range list {
+		if m.zone == 0 && c.isMirror(m) {
+			peers = append(peers, peerOf(m))
+		}
+	}
+	return c.ask(ctx, peers)
+}
+
+// ask asks at addresses who serves there, where that has not been asked.
+func (c *cutting) ask(ctx context.Context, at []netip.AddrPort) error {
+	s := &c.services
+	if s.asked == nil {
+		s.asked = map[netip.AddrPort]serving{}
+	}
+	var fresh []netip.AddrPort
+	for _, a := range at {
+		if _, known := s.asked[a]; !known {
+			s.asked[a] = unknown
+			fresh = append(fresh, a)
+		}
+	}
+	if len(fresh) == 0 || s.waited >= askLong {
+		return nil
+	}
+	began := time.Now()
+	answers, err := askServing(ctx, c.o.NetNS, fresh, began.Add(askLong-s.waited))
+	s.waited += time.Since(began)
+	maps.Copy(s.asked, answers)
+	return err
 }
 
 // suspect takes down a flow that looks like a mirror and is left alone.

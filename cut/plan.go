@@ -34,7 +34,7 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 	defer ct.Close()
 	o.Flows = true
 	c := newCutting(o, o.Selector)
-	c.ct = ct
+	c.ct, c.dry = ct, true
 	c.prepare(ctx)
 	found, err := c.sweep(ctx, true)
 	if err != nil {

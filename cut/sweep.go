@@ -2,6 +2,7 @@ package cut
 
 import (
 	"context"
+	"slices"
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
@@ -56,12 +57,12 @@ func (c *cutting) sweep(ctx context.Context, bySelector bool) ([]*member, error)
 	if err != nil {
 		return nil, err
 	}
-	return c.sift(l, born), nil
+	return c.sift(ctx, l, born)
 }
 
 // sift decides which flows of a listing are cut. Of mirrors that is known when
 // all is known that is selected, of expected flows when all others are.
-func (c *cutting) sift(l *listing, born map[entry]bool) []*member {
+func (c *cutting) sift(ctx context.Context, l *listing, born map[entry]bool) ([]*member, error) {
 	found := c.siftMeant(l, born)
 	add := func(m *member, w why) bool {
 		m.why = w
@@ -72,10 +73,13 @@ func (c *cutting) sift(l *listing, born map[entry]bool) []*member {
 		found = append(found, m)
 		return true
 	}
+	l.mirrors = slices.DeleteFunc(l.mirrors, func(m *member) bool { return born[m.entry()] })
+	if err := c.askAbout(ctx, l.mirrors); err != nil {
+		return nil, err
+	}
 	for _, m := range l.mirrors {
 		switch {
-		case born[m.entry()]:
-		case c.isService(m.key.Orig.SrcPort):
+		case c.isMirror(m):
 			c.mirrors = true
 			add(m, mirrored)
 		default:
@@ -93,7 +97,7 @@ func (c *cutting) sift(l *listing, born map[entry]bool) []*member {
 			}
 		}
 	}
-	return found
+	return found, nil
 }
 
 // siftMeant takes what is selected, or on the tuple of a member, out of a

@@ -46,6 +46,8 @@ With the flows go their mirrors and what they expected. A mirror is a flow that
 an earlier deletion left behind: conntrack has adopted it from the next packet,
 in the other direction, so that what was its source is now its destination.
 
+Beside conntrackd, a cut on the active gateway of a failover pair is one for both.
+
 Exit code: 0 proven, also when nothing matched; 1 not proven, or failed;
 2 wrong usage; 3 not permitted or not supported here. With 2 and 3 nothing was
 changed.`,

@@ -53,6 +53,11 @@ func (h *Host) connect(ctx context.Context, typ, proto int, local, to netip.Addr
 		return nil, err
 	}
 	if local.IsValid() {
+		// A server may listen on the port later on.
+		if err := c.SetsockoptInt(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			_ = c.Close()
+			return nil, fmt.Errorf("lab: %s: %w", h.Name, err)
+		}
 		if err := c.Bind(sockaddr(local)); err != nil {
 			_ = c.Close()
 			return nil, fmt.Errorf("lab: %s: from %s: %w", h.Name, local, err)

@@ -1,0 +1,83 @@
+//go:build linux
+
+package cut
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"flowcut/internal/lab"
+	"flowcut/internal/lab/labtest"
+)
+
+// Who serves is found out by half a handshake, of which no program hears.
+func TestAskServing(t *testing.T) {
+	topology := labtest.Standard(t, lab.Config{NoRules: true})
+	server, gone := topology.Servers[0], topology.Servers[1]
+	must(t, gone.Vanish())
+	for _, v6 := range []bool{false, true} {
+		var l *net.TCPListener
+		at := address(server, v6, port)
+		must(t, server.NS.Do(func() (err error) {
+			l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
+			return err
+		}))
+		defer l.Close()
+		quiet, lonely := address(server, v6, other), address(gone, v6, port)
+		nowhere := netip.AddrPortFrom(netip.MustParseAddr("100.64.0.1"), port)
+		began := time.Now()
+		got, err := askServing(labtest.Context(t), topology.Gateway.NS.Fd(), []netip.AddrPort{at, quiet, lonely, nowhere}, began.Add(askLong))
+		must(t, err)
+		if got[at] != serves || got[quiet] != refuses || got[lonely] != unknown || got[nowhere] != unknown {
+			t.Errorf("answers %v", got)
+		}
+		if took := time.Since(began); took < askFor {
+			t.Errorf("waited %v for one who says nothing", took)
+		}
+		must(t, l.SetDeadline(time.Now().Add(50*time.Millisecond)))
+		if _, err := l.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the server was given a connection: %v", err)
+		}
+	}
+}
+
+// What is a mirror is decided by who serves, and by ports where nobody says.
+func TestIsMirror(t *testing.T) {
+	const known, client = 8080, 40000
+	for _, c := range []struct {
+		name         string
+		from, to     uint16
+		server, peer serving
+		want         bool
+	}{
+		{"a service and a client", 80, client, serves, refuses, true},
+		{"a client's port may be any", 80, 1234, serves, refuses, true},
+		{"a client that says nothing", 80, client, serves, unknown, true},
+		{"both serve", 80, client, serves, serves, false},
+		{"from the service's own port", known, 443, serves, serves, false},
+		{"a port that nobody serves", 700, client, refuses, refuses, false},
+		{"a service that has ended", known, client, refuses, refuses, true},
+		{"to a service, from one that has ended", known, 443, refuses, unknown, false},
+		{"nobody says", 80, client, unknown, unknown, true},
+		{"nobody says, two services", 80, 443, unknown, unknown, false},
+		{"nobody says, FTP's data", 20, client, unknown, unknown, false},
+		{"a client's port", client, client, serves, refuses, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			x := newCutting(Options{}, parse(t, "--dport", "8080"))
+			x.reflect()
+			x.services.below = 32768
+			m := &member{tcp: true}
+			m.key.Orig.Src, m.key.Orig.SrcPort = netip.MustParseAddr("192.0.2.1"), c.from
+			m.reply.Src, m.reply.SrcPort = netip.MustParseAddr("192.0.2.2"), c.to
+			x.services.asked = map[netip.AddrPort]serving{serverOf(m): c.server, peerOf(m): c.peer}
+			if got := x.isMirror(m); got != c.want {
+				t.Errorf("mirror: %v", got)
+			}
+		})
+	}
+}
