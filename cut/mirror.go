@@ -165,9 +165,9 @@ func peerOf(m *member) netip.AddrPort { return netip.AddrPortFrom(m.reply.Src, m
 
 // askAbout asks the hosts of what looks like mirrors who serves there: first those
 // that seem to be servers, then the clients of those that are. In a zone the
-// same addresses may be others'.
+// same addresses may be others'. Nobody is asked where nobody is to be told.
 func (c *cutting) askAbout(ctx context.Context, list []*member) error {
-	if c.dry {
+	if c.dry || c.o.Silent {
 		return nil
 	}
 	var servers, peers []netip.AddrPort
