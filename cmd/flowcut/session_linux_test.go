@@ -259,6 +259,8 @@ func TestSession(t *testing.T) {
 	s := newServer(t)
 	limited := s.limited(t)
 	for _, c := range []scene{
+		// Nothing at all leads to it, nor to a terminal of that number: so it comes first.
+		{name: "hidden", user: "op", terminal: "-T", program: limited, command: strings.Replace(otherTerminal, "sh @LIVE", "exec env -i sh @LIVE", 1), ends: true, says: "CAP_SYS_PTRACE"},
 		{name: "plain", user: "root", terminal: "-T", program: program, command: "sh @BOTH"},
 		{name: "redirected", user: "root", terminal: "-T", door: (*server).outside, program: program, command: "sh @BOTH"},
 		{name: "include-self", user: "root", terminal: "-T", program: program, flags: "--include-self", command: "sh @BOTH", ends: true},
@@ -282,8 +284,6 @@ func TestSession(t *testing.T) {
 		// The variable is gone; the login record is not.
 		{name: "login record", user: "op", terminal: "-tt", program: limited, other: stays, away: true, command: "exec env -i sh @BOTH"},
 		{name: "session file", user: "op", terminal: "-tt", program: limited, command: logindWrites + "exec env -i sh @BOTH"},
-		// Nothing at all leads to it.
-		{name: "hidden", user: "op", terminal: "-T", program: limited, command: strings.Replace(otherTerminal, "sh @LIVE", "exec env -i sh @LIVE", 1), ends: true, says: "CAP_SYS_PTRACE"},
 	} {
 		t.Run(c.name, func(t *testing.T) { s.play(t, c) })
 	}
