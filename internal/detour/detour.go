@@ -2,6 +2,8 @@
 // hooks, where no rule stops or counts them.
 package detour
 
+import "slices"
+
 // What a [Finding] can be.
 const (
 	XDP         = "XDP program"
@@ -34,4 +36,36 @@ func (f Finding) String() string {
 		s += " (" + f.Detail + ")"
 	}
 	return s
+}
+
+// blindError says what could not be looked at, and which kinds of findings may
+// be there unseen.
+type blindError struct {
+	error
+	kinds []string
+}
+
+func (e *blindError) Unwrap() error { return e.error }
+
+// Blind returns why findings of a kind, one of the constants, may be there that
+// were not seen: the part of an error of [Find] or [Everywhere] that concerns
+// them, nil for none.
+func Blind(err error, what string) error {
+	switch e := err.(type) { //nolint:errorlint // the tree itself is walked
+	case nil:
+		return nil
+	case *blindError:
+		if slices.Contains(e.kinds, what) {
+			return e
+		}
+		return nil
+	case interface{ Unwrap() []error }:
+		for _, part := range e.Unwrap() {
+			if why := Blind(part, what); why != nil {
+				return why
+			}
+		}
+		return nil
+	}
+	return err
 }
