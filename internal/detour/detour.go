@@ -2,7 +2,10 @@
 // hooks, where no rule stops or counts them.
 package detour
 
-import "slices"
+import (
+	"errors"
+	"slices"
+)
 
 // What a [Finding] can be.
 const (
@@ -38,34 +41,35 @@ func (f Finding) String() string {
 	return s
 }
 
-// blindError says what could not be looked at, and which kinds of findings may
-// be there unseen.
-type blindError struct {
-	error
-	kinds []string
+// unseenError says what could not be looked at, and what may be there unseen.
+type unseenError []unseen
+
+type unseen struct {
+	why   error
+	kinds []string // of findings
 }
 
-func (e *blindError) Unwrap() error { return e.error }
+func (e unseenError) Error() string { return errors.Join(e.Unwrap()...).Error() }
 
-// Blind returns why findings of a kind, one of the constants, may be there that
+func (e unseenError) Unwrap() (out []error) {
+	for _, b := range e {
+		out = append(out, b.why)
+	}
+	return out
+}
+
+// Unseen returns why findings of a kind, one of the constants, may be there that
 // were not seen: the part of an error of [Find] or [Everywhere] that concerns
 // them, nil for none.
-func Blind(err error, what string) error {
-	switch e := err.(type) { //nolint:errorlint // the tree itself is walked
-	case nil:
-		return nil
-	case *blindError:
-		if slices.Contains(e.kinds, what) {
-			return e
-		}
-		return nil
-	case interface{ Unwrap() []error }:
-		for _, part := range e.Unwrap() {
-			if why := Blind(part, what); why != nil {
-				return why
-			}
-		}
-		return nil
+func Unseen(err error, what string) error {
+	all, ok := errors.AsType[unseenError](err)
+	if !ok {
+		return err // nothing could be looked at
 	}
-	return err
+	for _, b := range all {
+		if slices.Contains(b.kinds, what) {
+			return b.why
+		}
+	}
+	return nil
 }

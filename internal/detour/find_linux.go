@@ -1,7 +1,6 @@
 package detour
 
 import (
-	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -30,7 +29,7 @@ import (
 // elsewhere when they leave, tc at egress, comes too late to go past a rule.
 //
 // It returns what it has found also with an error, which then says what it
-// could not look at; [Blind] tells which kinds that concerns. That is no
+// could not look at; [Unseen] tells which kinds that concerns. That is no
 // finding: CAP_NET_ADMIN is enough to see all but the names of programs, for
 // which it needs CAP_SYS_ADMIN.
 func Find(netNS int, tuples iter.Seq[conntrack.Tuple]) ([]Finding, error) {
@@ -59,7 +58,10 @@ func find(netNS int, s *scan) ([]Finding, error) {
 	}
 	// Not the order of maps, so that two searches can be compared.
 	slices.SortFunc(s.found, func(a, b Finding) int { return strings.Compare(a.String(), b.String()) })
-	return s.found, errors.Join(s.errs...)
+	if s.unseen != nil {
+		return s.found, s.unseen
+	}
+	return s.found, nil
 }
 
 // maxEnds is how many addresses are kept: reading on would change nothing,
@@ -101,7 +103,7 @@ type scan struct {
 	concerned []*device // grows while tc filters are read
 	found     []Finding
 	reported  map[Finding]struct{} // what is in found
-	errs      []error
+	unseen    unseenError
 }
 
 // run looks everywhere. Only what everything else needs ends it.
@@ -132,7 +134,7 @@ func (s *scan) run() error {
 // look takes down why something could not be looked at.
 func (s *scan) look(what string, f func() error, kinds ...string) {
 	if err := f(); err != nil {
-		s.errs = append(s.errs, &blindError{fmt.Errorf("detour: look for %s: %w", what, err), kinds})
+		s.unseen = append(s.unseen, unseen{fmt.Errorf("detour: look for %s: %w", what, err), kinds})
 	}
 }
 

@@ -70,7 +70,7 @@ func detours(what string) func(*visit) (finding, error) {
 		if f.state == Fail {
 			return f, nil // whatever else could not be looked at
 		}
-		return f, detour.Blind(err, what)
+		return f, detour.Unseen(err, what)
 	}
 }
 
@@ -119,7 +119,7 @@ func lookAtDataPlane(v *visit) (finding, error) {
 	if f.state == Fail {
 		return f, nil
 	}
-	return f, cmp.Or(detour.Blind(err, detour.XDP), detour.Blind(err, detour.TCProgram))
+	return f, cmp.Or(detour.Unseen(err, detour.XDP), detour.Unseen(err, detour.TCProgram))
 }
 
 // judgeDataPlane looks whose the programs are. Without programs Calico routes
