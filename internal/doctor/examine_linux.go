@@ -61,18 +61,27 @@ var checks = []check{
 	{"flowtables", groupDetours, true, detours(detour.Flowtable)},
 	{"fwd_rules", groupDetours, true, detours(detour.Forward)},
 	{"bridges", groupDetours, true, detours(detour.Bridge)},
-	{"openvswitch", groupDetours, true, detours(detour.OpenVSwitch)},
+	{"openvswitch", groupDetours, true, lookAtOpenVSwitch},
 	{"ipvs", groupDetours, true, detours(detour.IPVS)},
 	{"notrack", groupDetours, true, lookAtNotrack},
 
 	{"zones", groupOthers, false, lookAtZones},
 	{"tproxy", groupOthers, false, lookAtTProxy},
 	{"synproxy", groupOthers, false, lookAtSynproxy},
-	{"queues", groupOthers, false, lookAtQueues},
+	{"queues", groupOthers, true, lookAtQueues},
 	{"listeners", groupOthers, false, lookAtListeners},
 	{"flowcuts", groupOthers, false, lookAtFlowcuts},
 
 	{"leftovers", groupLeftovers, false, lookAtLeftovers},
+}
+
+// Names returns the names and groups of all checks, in their order.
+func Names() []Check {
+	var out []Check
+	for _, c := range checks {
+		out = append(out, Check{Name: c.name, Group: c.group})
+	}
+	return out
 }
 
 // Options say what to examine.

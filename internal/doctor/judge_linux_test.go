@@ -15,6 +15,7 @@ import (
 	"flowcut/internal/detour"
 	"flowcut/internal/fence"
 	"flowcut/internal/nft"
+	"flowcut/internal/rtnl"
 )
 
 func must(f finding, err error) finding {
@@ -83,7 +84,7 @@ func TestJudge(t *testing.T) {
 		{"IPVS", judgeDetours(detour.IPVS, []detour.Finding{{What: detour.IPVS, Detail: "TCP 203.0.113.1:80"}}), "fail IPVS service (TCP 203.0.113.1:80)"},
 		{"tc connection tracking", judgeDetours(detour.TCFilter, []detour.Finding{{What: detour.TCFilter, Device: "wan", Detail: "flower, action ct"}}), "fail tc filter on wan (flower, action ct)"},
 		{"hidden tables", judgeNotrack(nil, true), "note none in nf_tables; the tables of iptables-legacy are not to be seen"},
-		{"hidden queues", judgeQueues([]string{"ip filter input"}, nil, nil, true), "note not to be seen by who is not root"},
+		{"hidden queues", judgeQueues([]string{"ip filter input"}, nil, nil, true), "fail not to be seen by who is not root"},
 		{"queue", judgeQueues(nil, []fence.Queue{{Num: 7, Listener: 9, Waiting: 2}}, map[uint32]string{9: "suricata (12)"}, false), "note queues: 7 of suricata (12) (2 waiting)"},
 		{"hidden listeners", judgeListeners([]process{{12, "ulogd"}}, 2), "note events of flows go to ulogd (12), sockets of others: 2"},
 	} {
@@ -255,5 +256,53 @@ func TestParseSockets(t *testing.T) {
 		if _, err := parseSockets(strings.Replace(netlinkSockets, bad, " x", 1)); err == nil {
 			t.Errorf("without %s: no error", bad)
 		}
+	}
+}
+
+// Messages of Open vSwitch, which this kernel was built without, are laid out
+// after include/uapi/linux/openvswitch.h of Linux 6.18.
+func TestDatapath(t *testing.T) {
+	u16 := func(n uint16) []byte { return binary.NativeEndian.AppendUint16(nil, n) }
+	head := []byte{3, 1, 0, 0, 9, 0, 0, 0} // struct genlmsghdr, struct ovs_header
+	stats := binary.NativeEndian.AppendUint64(make([]byte, 24), 70000)
+	path := append(append(head[:8:8], attribute(1, text("ovs-system"))...), attribute(3, stats)...)
+	d, err := parseDatapath(path)
+	if err != nil || d.name != "ovs-system" || d.index != 9 || d.flows != 70000 {
+		t.Errorf("%+v, %v", d, err)
+	}
+	flow := func(actions ...[]byte) []byte { return append(head[:8:8], attribute(2, actions...)...) }
+	output, zoned, unzoned := attribute(1, []byte{1, 0, 0, 0}), attribute(12, attribute(1), attribute(2, u16(7))), attribute(12)
+	for _, m := range [][]byte{flow(output), flow(zoned, output), flow(unzoned), flow(zoned)} {
+		if err := d.addFlow(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]uint16{7, 0}, d.zones); d.tracking != 3 || diff != "" {
+		t.Errorf("%d flows track; zones (-want +got):\n%s", d.tracking, diff)
+	}
+	if _, err := parseDatapath(append(head[:8:8], attribute(3, stats[:8])...)); err == nil {
+		t.Error("statistics that are cut short are no error")
+	}
+	f := judgeDatapaths(finding{state: Fail, found: "x"}, []datapath{
+		{name: "a", flows: 4, tracking: 3, zones: []uint16{0, 7}}, {name: "b", flows: 2}, {name: "c", flows: 70000, unread: true},
+	}, nil)
+	const want = "x; datapath a has 4 flows, 3 of them track connections, in zones [0 7]; datapath b has 2 flows, none tracks connections; datapath c has 70000 flows, too many to look at"
+	if f.found != want {
+		t.Errorf("%q, want %q", f.found, want)
+	}
+	// The words for what was asked, of a family that every kernel has.
+	p := newPlace(t)
+	if err := p.ns.Do(func() error {
+		c, err := rtnl.Dial(unix.NETLINK_GENERIC)
+		if err != nil {
+			return err
+		}
+		id, err := genericFamily(c, "nlctrl")
+		if err == nil && id != 16 {
+			err = fmt.Errorf("the number of nlctrl is %d", id)
+		}
+		return errors.Join(err, c.Close())
+	}); err != nil {
+		t.Error(err)
 	}
 }

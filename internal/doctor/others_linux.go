@@ -75,6 +75,9 @@ func lookAtQueues(v *visit) (finding, error) {
 		ports = append(ports, q.Listener)
 	}
 	who, err := owners(ports...)
+	if hidden {
+		err = os.ErrPermission
+	}
 	return judgeQueues(rules, queues, who, hidden), err
 }
 
@@ -88,8 +91,9 @@ func judgeQueues(rules []string, queues []fence.Queue, who map[uint32]string, hi
 	case list != nil:
 		f.found = "queues: " + some(list)
 	case hidden:
+		f.state = Fail // of cuts, too
 		f.found = "not to be seen by who is not root"
-		f.means = "a cut cannot wait for what waits there either, and says so"
+		f.means = "a cut does not see either what waits there since before its fence: it is not proven"
 		f.do = "run it as root, or give it CAP_DAC_READ_SEARCH"
 	case rules != nil:
 		f.found = "rules that queue packets, which nobody takes: " + some(rules)

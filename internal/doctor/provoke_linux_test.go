@@ -275,7 +275,6 @@ func (p *place) examined(t *testing.T, name string) (f finding) {
 
 // What is provoked is found, and only then.
 func TestProvoked(t *testing.T) {
-	const none = "none"
 	for _, c := range []struct {
 		name, check   string
 		before, after string // state and found

@@ -16,13 +16,13 @@ type right struct {
 
 var rights = map[int]right{
 	unix.CAP_NET_ADMIN: {"CAP_NET_ADMIN", Fail, "flows can neither be listed nor cut"},
-	unix.CAP_NET_RAW:   {"CAP_NET_RAW", Fail, "no end can be asked whether it is dead: cut refuses"},
+	unix.CAP_NET_RAW:   {"CAP_NET_RAW", Fail, "no end can be asked whether it is dead: cut refuses, but for --no-kick and --silent"},
 	unix.CAP_SYS_ADMIN: {"CAP_SYS_ADMIN", Note,
 		"--netns is out of reach, the kernel's filters are not tried, so that some lists take longer, and programs of BPF have no names"},
 	unix.CAP_SYS_PTRACE: {"CAP_SYS_PTRACE", Note,
 		"sockets of other users are not found: the SSH session that cut is run through may not be known, and cut like others"},
 	unix.CAP_DAC_READ_SEARCH: {"CAP_DAC_READ_SEARCH", Note,
-		"what waits in NFQUEUEs is not seen: cut says so, and cannot wait for it"},
+		"what waits in NFQUEUEs is not seen, nor the rules of iptables-legacy"},
 	unix.CAP_SYS_NICE: {"CAP_SYS_NICE", Note, "a busy machine may delay the fence"},
 }
 
