@@ -139,7 +139,9 @@ func (c check) cannot(err error) finding {
 	if c.decides {
 		f.state, f.means = Fail, "without it nobody can tell whether a cut can be proven here"
 	}
-	if errors.Is(err, os.ErrPermission) {
+	// With the right that is usual what refuses is something else, which the error names.
+	held, unknown := effective()
+	if errors.Is(err, os.ErrPermission) && (unknown != nil || held&(1<<unix.CAP_NET_ADMIN) == 0) {
 		f.found = "not permitted to look"
 		f.do = "run it as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
 	}

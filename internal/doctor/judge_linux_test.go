@@ -84,7 +84,7 @@ func TestJudge(t *testing.T) {
 		{"IPVS", judgeDetours(detour.IPVS, []detour.Finding{{What: detour.IPVS, Detail: "TCP 203.0.113.1:80"}}), "fail IPVS service (TCP 203.0.113.1:80)"},
 		{"tc connection tracking", judgeDetours(detour.TCFilter, []detour.Finding{{What: detour.TCFilter, Device: "wan", Detail: "flower, action ct"}}), "fail tc filter on wan (flower, action ct)"},
 		{"hidden tables", judgeNotrack(nil, true), "note none in nf_tables; the tables of iptables-legacy are not to be seen"},
-		{"hidden queues", judgeQueues([]string{"ip filter input"}, nil, nil, true), "fail not to be seen by who is not root"},
+		{"hidden queues", judgeQueues([]string{"ip filter input"}, nil, nil, true), "fail there are some, seen by root alone"},
 		{"queue", judgeQueues(nil, []fence.Queue{{Num: 7, Listener: 9, Waiting: 2}}, map[uint32]string{9: "suricata (12)"}, false), "note queues: 7 of suricata (12) (2 waiting)"},
 		{"hidden listeners", judgeListeners([]process{{12, "ulogd"}}, 2), "note events of flows go to ulogd (12), sockets of others: 2"},
 	} {

@@ -61,15 +61,10 @@ func lookAtQueues(v *visit) (finding, error) {
 	if err != nil {
 		return finding{}, err
 	}
-	f, err := fence.New(fence.Config{})
+	queues, hidden, err := readQueues()
 	if err != nil {
 		return finding{}, err
 	}
-	queues, err := f.Queues()
-	if err = errors.Join(err, f.Close()); err != nil && !errors.Is(err, os.ErrPermission) {
-		return finding{}, err
-	}
-	hidden := err != nil
 	var ports []uint32
 	for _, q := range queues {
 		ports = append(ports, q.Listener)
@@ -79,6 +74,21 @@ func lookAtQueues(v *visit) (finding, error) {
 		err = os.ErrPermission
 	}
 	return judgeQueues(rules, queues, who, hidden), err
+}
+
+// readQueues returns the queues that programs listen to. They are hidden if the
+// caller may only know that there are some.
+func readQueues() (queues []fence.Queue, hidden bool, err error) {
+	f, err := fence.New(fence.Config{})
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	queues, err = f.Queues()
+	if errors.Is(err, os.ErrPermission) {
+		hidden, err = f.Queued()
+	}
+	return queues, hidden, err
 }
 
 func judgeQueues(rules []string, queues []fence.Queue, who map[uint32]string, hidden bool) finding {
@@ -92,7 +102,7 @@ func judgeQueues(rules []string, queues []fence.Queue, who map[uint32]string, hi
 		f.found = "queues: " + some(list)
 	case hidden:
 		f.state = Fail // of cuts, too
-		f.found = "not to be seen by who is not root"
+		f.found = "there are some, seen by root alone"
 		f.means = "a cut does not see either what waits there since before its fence: it is not proven"
 		f.do = "run it as root, or give it CAP_DAC_READ_SEARCH"
 	case rules != nil:

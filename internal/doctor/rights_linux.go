@@ -20,9 +20,9 @@ var rights = map[int]right{
 	unix.CAP_SYS_ADMIN: {"CAP_SYS_ADMIN", Note,
 		"--netns is out of reach, the kernel's filters are not tried, so that some lists take longer, and programs of BPF have no names"},
 	unix.CAP_SYS_PTRACE: {"CAP_SYS_PTRACE", Note,
-		"sockets of other users are not found: the SSH session that cut is run through may not be known, and cut like others"},
+		"sockets of other users are not seen: a cut may not know the SSH session that it is run through, and says so"},
 	unix.CAP_DAC_READ_SEARCH: {"CAP_DAC_READ_SEARCH", Note,
-		"what waits in NFQUEUEs is not seen, nor the rules of iptables-legacy"},
+		"what waits in NFQUEUEs is not seen, so that no cut is proven where there are any, nor are the rules of iptables-legacy"},
 	unix.CAP_SYS_NICE: {"CAP_SYS_NICE", Note, "a busy machine may delay the fence"},
 }
 
