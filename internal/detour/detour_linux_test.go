@@ -325,6 +325,8 @@ func TestEverywhere(t *testing.T) {
 	everywhere("bridging on br0 (br_netfilter is off for IPv6)")
 	bridgeSysctl(t, net, "iptables", "0")
 	everywhere("bridging on br0 (br_netfilter is off for IPv4)", "bridging on br0 (br_netfilter is off for IPv6)")
+	bridgeSysctl(t, net, "ip6tables", "1")
+	everywhere("bridging on br0 (br_netfilter is off for IPv4)")
 }
 
 // What could not be looked at concerns some kinds of findings and not others.

@@ -97,6 +97,17 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+func TestKnowsLabels(t *testing.T) {
+	for _, c := range []struct {
+		answer     error
+		has, fails bool
+	}{{nil, true, false}, {unix.ENOSPC, true, false}, {unix.EOPNOTSUPP, false, false}, {unix.EPERM, false, true}} {
+		if has, err := knowsLabels(c.answer); has != c.has || (err != nil) != c.fails {
+			t.Errorf("%v: %v, %v", c.answer, has, err)
+		}
+	}
+}
+
 // A long list is cut short, and a command names the device.
 func TestAdvice(t *testing.T) {
 	var found []detour.Finding

@@ -21,6 +21,7 @@ import (
 	"flowcut/internal/lab"
 	"flowcut/internal/lab/labtest"
 	"flowcut/internal/netns"
+	"flowcut/internal/nft"
 )
 
 // place is a namespace where something is provoked.
@@ -108,7 +109,7 @@ func xdp(dev vnl.Link) error {
 	return labtest.WithProgram(unix.BPF_PROG_TYPE_XDP, "look_away", pass, func(fd int) error { return vnl.LinkSetXdpFd(dev, fd) })
 }
 
-// ingress puts a filter where an IFB looks at packets that it hands on.
+// classifier puts a program where an IFB looks at packets that it hands on.
 func classifier(name string) func(vnl.Link) error {
 	return func(dev vnl.Link) error {
 		return labtest.WithProgram(unix.BPF_PROG_TYPE_SCHED_CLS, name, 0, func(fd int) error {
@@ -239,6 +240,18 @@ func fenced(p *place) error {
 	return f.Raise(conntrack.FamilyIPv4)
 }
 
+// owned makes a table with an owner, as firewalld does.
+func owned(p *place) error {
+	c, err := nft.Dial(0)
+	if err != nil {
+		return err
+	}
+	p.closes(c.Close)
+	b := new(nft.Batch)
+	b.AddTable(&nft.Table{Family: nft.IPv4, Name: "firewalld", Owned: true})
+	return c.Commit(b)
+}
+
 // copied loads tables of a name that a fence's could have, and of one that none
 // has. They belong to nobody.
 func copied(*place) error {
@@ -249,8 +262,7 @@ func copied(*place) error {
 	return ruleset(text)(nil)
 }
 
-// examined returns what one check says of a place, as a line: state, what was
-// found, and whether it has words about that.
+// examined returns what one check says of a place.
 func (p *place) examined(t *testing.T, name string) (f finding) {
 	t.Helper()
 	err := p.ns.Do(func() error {
@@ -311,6 +323,7 @@ func TestProvoked(t *testing.T) {
 		{"Cilium's program", "ebpf_data_plane", "ok none", "fail Cilium, on eth0", device("eth0", classifier("cil_from_netdev"))},
 		{"Calico's program", "ebpf_data_plane", "ok none", "fail Calico, on cali12", device("cali12", classifier("main"))},
 		{"Calico without programs", "ebpf_data_plane", "ok none", "ok none", device("cali12")},
+		{"Calico with a filter", "ebpf_data_plane", "ok none", "ok none", device("cali12", redirect)},
 		{"nobody's program", "ebpf_data_plane", "ok none", "ok none", device("wan", xdp)},
 		{"redirect", "tc_filters", "ok none", "fail tc filter on wan (u32, redirects to lo)", device("wan", redirect)},
 		{"fwd", "fwd_rules", "ok none", "fail nft fwd rule on wan (table hand, chain in)", all(device("wan"), ruleset(
@@ -350,6 +363,8 @@ func TestProvoked(t *testing.T) {
 			all(run("iptables-nft -A INPUT -j NFQUEUE --queue-num 5"), run("iptables-legacy -A INPUT -j NFQUEUE --queue-num 5"))},
 		{"listener", "listeners", "ok none", "note events of flows go to conntrack (*)", listens("conntrack")},
 		{"replication", "listeners", "ok none", "warning conntrackd (*) replicates flows", listens("conntrackd")},
+		{"one that does not listen", "listeners", "ok none", "ok none", fenced},
+		{"somebody's own table", "flowcuts", "ok none", "ok none", owned},
 		{"another flowcut", "flowcuts", "ok none", "note cuts under way: doctor.test (*)", fenced},
 		{"fence that stands", "leftovers", "ok none", "ok none", fenced},
 		{"copy of a fence", "leftovers", "ok none", "warning table ip flowcut-0badcafe, table ip6 flowcut-0badcafe", copied},

@@ -190,8 +190,7 @@ func (v *visit) tryDeleteID(fd int) (honoured bool, err error) {
 	return honoured, err
 }
 
-// tryLabels tells whether the kernel knows labels. Where no rule uses them there
-// is no room for any (ENOSPC), which is an answer, too.
+// tryLabels tells whether the kernel knows labels.
 func (v *visit) tryLabels(fd int) (has bool, err error) {
 	f := trialFlow(trialTuple4)
 	f.Has |= conntrack.AttrLabels
@@ -206,13 +205,19 @@ func (v *visit) tryLabels(fd int) (has bool, err error) {
 		}
 		return err
 	})
+	return knowsLabels(err)
+}
+
+// knowsLabels reads the answer to the creation of a flow with a label. Where no
+// rule uses them older kernels have no room for any (ENOSPC).
+func knowsLabels(answer error) (bool, error) {
 	switch {
-	case err == nil, errors.Is(err, unix.ENOSPC):
+	case answer == nil, errors.Is(answer, unix.ENOSPC):
 		return true, nil
-	case errors.Is(err, unix.EOPNOTSUPP):
+	case errors.Is(answer, unix.EOPNOTSUPP):
 		return false, nil
 	}
-	return false, err
+	return false, answer
 }
 
 // tryFilterIPv6 asks the kernel for the flow from one IPv6 address, where there
