@@ -25,69 +25,73 @@ func must(f finding, err error) finding {
 	return f
 }
 
-// What this kernel, or a namespace on it, cannot be made to show is judged from
-// values laid out by hand.
+var (
+	allFilters = conntrack.Support{TupleIPv4: true, PortsIPv6: true, Mark: true, Status: true, Zone: true}
+	noZones    = conntrack.Support{TupleIPv4: true, PortsIPv6: true, Mark: true, Status: true}
+)
+
+// judgements are of what this kernel, or a namespace on it, cannot be made to
+// show: of values laid out by hand.
+var judgements = []struct {
+	name string
+	got  finding
+	want string // state and found
+}{
+	{"old", judgeVersion("5.14.0-427.el9"), "fail Linux 5.14.0-427.el9"},
+	{"older", judgeVersion("4.19.0"), "fail Linux 4.19.0"},
+	{"least", judgeVersion("5.15.0"), " Linux 5.15.0"},
+	{"new", judgeVersion("6.1.0-18-amd64"), " Linux 6.1.0-18-amd64"},
+	{"no number", judgeVersion("next"), "warning Linux next"},
+
+	{"no nf_tables", must(judgeNFTables(unix.EOPNOTSUPP, nil)), "fail operation not supported"},
+	{"no owners", must(judgeNFTables(unix.EOPNOTSUPP, []string{"a", "b"})), "fail the fence does not rise, for want of a, b"},
+	{"no permission", must(judgeNFTables(unix.EPERM, nil)), "error operation not permitted"},
+	{"filter", judgeFilter(allFilters), " narrows lists by all that it can"},
+	{"filter without zones", judgeFilter(noZones), "note does not narrow lists by zone"},
+	{"no filter", judgeFilter(conntrack.Support{}), "note does not narrow lists by IPv4 addresses and ports, IPv6 ports, status, mark, zone"},
+	{"IPv6 right", judgeFilterIPv6(filterIPv6{wanted: true}), " compares IPv6 addresses rightly"},
+	{"IPv6 not at all", judgeFilterIPv6(filterIPv6{wanted: true, other: true}), "note does not compare IPv6 addresses"},
+	{"IPv6 none", judgeFilterIPv6(filterIPv6{}), "note does not compare IPv6 addresses"},
+	{"no ID", judgeDeleteID(false), "fail a deletion does not look at the ID"},
+	{"no labels", judgeLabels(false), "note this kernel has no labels"},
+	{"no words", judgeExtAck(unix.ENOPROTOOPT), "note the kernel does not explain its refusals"},
+	{"no membarrier", judgeMembarrier(false), "note no membarrier, as with nohz_full"},
+
+	{"without CAP_NET_ADMIN", must(judgeCapability(rights[unix.CAP_NET_ADMIN], false, true)), "fail CAP_NET_ADMIN is not held"},
+	{"without CAP_SYS_ADMIN", must(judgeCapability(rights[unix.CAP_SYS_ADMIN], false, true)), "note CAP_SYS_ADMIN is not held"},
+	{"root reads", must(judgeCapability(rights[unix.CAP_DAC_READ_SEARCH], false, true)), " not held, and not needed by root"},
+	{"others do not", must(judgeCapability(rights[unix.CAP_DAC_READ_SEARCH], false, false)), "note CAP_DAC_READ_SEARCH is not held"},
+
+	{"no tracking", judgeLoose(absent), "note not there: connection tracking is not loaded"},
+	{"no events", judgeEvents(absent), "note not there"},
+	{"helpers by port", judgeHelper(1), "note 1: flows get helpers by their port"},
+	{"helpers by rules", judgeHelper(0), " flows get helpers by rules alone"},
+
+	{"half full", judgeEntries(conntrack.Limits{Count: 79, Max: 100}), " 79 of at most 100, 79 %"},
+	{"nearly full", judgeEntries(conntrack.Limits{Count: 80, Max: 100}), "warning 80 of at most 100, 80 %"},
+	{"full", judgeEntries(conntrack.Limits{Count: 100, Max: 100}), "fail 100 of at most 100, 100 %"},
+	{"no limit", judgeEntries(conntrack.Limits{Count: 7}), " 7, without a limit"},
+	{"large numbers", judgeEntries(conntrack.Limits{Count: 1 << 31, Max: 1<<32 - 1}), " 2147483648 of at most 4294967295, 50 %"},
+	{"long chains", judgeBuckets(conntrack.Limits{Count: 500, Buckets: 100}), "note 100, 5.00 entries to each"},
+	{"no buckets", judgeBuckets(conntrack.Limits{Count: 500}), "note not told"},
+	{"all drops", judgeCPUStats(conntrack.CPUStats{Drop: 1, EarlyDrop: 2, InsertFailed: 3, ChainTooLong: 4, Invalid: 5}), "note drop 1, early_drop 2, insert_failed 3, chain_toolong 4"},
+	{"full of expectations", judgeExpectations(4, 4), "warning 4 of at most 4"},
+	{"no limit of expectations", judgeExpectations(4, absent), " 4"},
+
+	{"flowtable", judgeDetours(detour.Flowtable, []detour.Finding{
+		{What: detour.Flowtable, Device: "wan", Detail: "inet filter fast"}, {What: detour.XDP, Device: "lan"}, {What: detour.Flowtable, Device: "lan", Detail: "inet filter fast"},
+	}), "fail flowtable on wan (inet filter fast), flowtable on lan (inet filter fast)"},
+	{"Open vSwitch", judgeDetours(detour.OpenVSwitch, []detour.Finding{{What: detour.OpenVSwitch, Device: "ovs-system"}}), "fail Open vSwitch on ovs-system"},
+	{"IPVS", judgeDetours(detour.IPVS, []detour.Finding{{What: detour.IPVS, Detail: "TCP 203.0.113.1:80"}}), "fail IPVS service (TCP 203.0.113.1:80)"},
+	{"tc connection tracking", judgeDetours(detour.TCFilter, []detour.Finding{{What: detour.TCFilter, Device: "wan", Detail: "flower, action ct"}}), "fail tc filter on wan (flower, action ct)"},
+	{"hidden tables", judgeNotrack(nil, true), "note none in nf_tables; the tables of iptables-legacy are not to be seen"},
+	{"hidden queues", judgeQueues([]string{"ip filter input"}, nil, nil, true), "fail there are some, seen by root alone"},
+	{"queue", judgeQueues(nil, []fence.Queue{{Num: 7, Listener: 9, Waiting: 2}}, map[uint32]string{9: "suricata (12)"}, false), "note queues: 7 of suricata (12) (2 waiting)"},
+	{"hidden listeners", judgeListeners([]process{{12, "ulogd"}}, 2), "note events of flows go to ulogd (12), sockets of others: 2"},
+}
+
 func TestJudge(t *testing.T) {
-	all := conntrack.Support{TupleIPv4: true, PortsIPv6: true, Mark: true, Status: true, Zone: true}
-	noZone := all
-	noZone.Zone = false
-	for _, c := range []struct {
-		name string
-		got  finding
-		want string // state and found
-	}{
-		{"old", judgeVersion("5.14.0-427.el9"), "fail Linux 5.14.0-427.el9"},
-		{"older", judgeVersion("4.19.0"), "fail Linux 4.19.0"},
-		{"least", judgeVersion("5.15.0"), " Linux 5.15.0"},
-		{"new", judgeVersion("6.1.0-18-amd64"), " Linux 6.1.0-18-amd64"},
-		{"no number", judgeVersion("next"), "warning Linux next"},
-
-		{"no nf_tables", must(judgeNFTables(unix.EOPNOTSUPP, nil)), "fail operation not supported"},
-		{"no owners", must(judgeNFTables(unix.EOPNOTSUPP, []string{"a", "b"})), "fail the fence does not rise, for want of a, b"},
-		{"no permission", must(judgeNFTables(unix.EPERM, nil)), "error operation not permitted"},
-		{"filter", judgeFilter(all), " narrows lists by all that it can"},
-		{"filter without zones", judgeFilter(noZone), "note does not narrow lists by zone"},
-		{"no filter", judgeFilter(conntrack.Support{}), "note does not narrow lists by IPv4 addresses and ports, IPv6 ports, status, mark, zone"},
-		{"IPv6 right", judgeFilterIPv6(filterIPv6{wanted: true}), " compares IPv6 addresses rightly"},
-		{"IPv6 not at all", judgeFilterIPv6(filterIPv6{wanted: true, other: true}), "note does not compare IPv6 addresses"},
-		{"IPv6 none", judgeFilterIPv6(filterIPv6{}), "note does not compare IPv6 addresses"},
-		{"no ID", judgeDeleteID(false), "fail a deletion does not look at the ID"},
-		{"no labels", judgeLabels(false), "note this kernel has no labels"},
-		{"no words", judgeExtAck(unix.ENOPROTOOPT), "note the kernel does not explain its refusals"},
-		{"no membarrier", judgeMembarrier(false), "note no membarrier, as with nohz_full"},
-
-		{"without CAP_NET_ADMIN", must(judgeCapability(rights[unix.CAP_NET_ADMIN], false, true)), "fail CAP_NET_ADMIN is not held"},
-		{"without CAP_SYS_ADMIN", must(judgeCapability(rights[unix.CAP_SYS_ADMIN], false, true)), "note CAP_SYS_ADMIN is not held"},
-		{"root reads", must(judgeCapability(rights[unix.CAP_DAC_READ_SEARCH], false, true)), " not held, and not needed by root"},
-		{"others do not", must(judgeCapability(rights[unix.CAP_DAC_READ_SEARCH], false, false)), "note CAP_DAC_READ_SEARCH is not held"},
-
-		{"no tracking", judgeLoose(absent), "note not there: connection tracking is not loaded"},
-		{"no events", judgeEvents(absent), "note not there"},
-		{"helpers by port", judgeHelper(1), "note 1: flows get helpers by their port"},
-		{"helpers by rules", judgeHelper(0), " flows get helpers by rules alone"},
-
-		{"half full", judgeEntries(conntrack.Limits{Count: 79, Max: 100}), " 79 of at most 100, 79 %"},
-		{"nearly full", judgeEntries(conntrack.Limits{Count: 80, Max: 100}), "warning 80 of at most 100, 80 %"},
-		{"full", judgeEntries(conntrack.Limits{Count: 100, Max: 100}), "fail 100 of at most 100, 100 %"},
-		{"no limit", judgeEntries(conntrack.Limits{Count: 7}), " 7, without a limit"},
-		{"large numbers", judgeEntries(conntrack.Limits{Count: 1 << 31, Max: 1<<32 - 1}), " 2147483648 of at most 4294967295, 50 %"},
-		{"long chains", judgeBuckets(conntrack.Limits{Count: 500, Buckets: 100}), "note 100, 5.00 entries to each"},
-		{"no buckets", judgeBuckets(conntrack.Limits{Count: 500}), "note not told"},
-		{"all drops", judgeCPUStats(conntrack.CPUStats{Drop: 1, EarlyDrop: 2, InsertFailed: 3, ChainTooLong: 4, Invalid: 5}), "note drop 1, early_drop 2, insert_failed 3, chain_toolong 4"},
-		{"full of expectations", judgeExpectations(4, 4), "warning 4 of at most 4"},
-		{"no limit of expectations", judgeExpectations(4, absent), " 4"},
-
-		{"flowtable", judgeDetours(detour.Flowtable, []detour.Finding{
-			{What: detour.Flowtable, Device: "wan", Detail: "inet filter fast"}, {What: detour.XDP, Device: "lan"}, {What: detour.Flowtable, Device: "lan", Detail: "inet filter fast"},
-		}), "fail flowtable on wan (inet filter fast), flowtable on lan (inet filter fast)"},
-		{"Open vSwitch", judgeDetours(detour.OpenVSwitch, []detour.Finding{{What: detour.OpenVSwitch, Device: "ovs-system"}}), "fail Open vSwitch on ovs-system"},
-		{"IPVS", judgeDetours(detour.IPVS, []detour.Finding{{What: detour.IPVS, Detail: "TCP 203.0.113.1:80"}}), "fail IPVS service (TCP 203.0.113.1:80)"},
-		{"tc connection tracking", judgeDetours(detour.TCFilter, []detour.Finding{{What: detour.TCFilter, Device: "wan", Detail: "flower, action ct"}}), "fail tc filter on wan (flower, action ct)"},
-		{"hidden tables", judgeNotrack(nil, true), "note none in nf_tables; the tables of iptables-legacy are not to be seen"},
-		{"hidden queues", judgeQueues([]string{"ip filter input"}, nil, nil, true), "fail there are some, seen by root alone"},
-		{"queue", judgeQueues(nil, []fence.Queue{{Num: 7, Listener: 9, Waiting: 2}}, map[uint32]string{9: "suricata (12)"}, false), "note queues: 7 of suricata (12) (2 waiting)"},
-		{"hidden listeners", judgeListeners([]process{{12, "ulogd"}}, 2), "note events of flows go to ulogd (12), sockets of others: 2"},
-	} {
+	for _, c := range judgements {
 		if got := string(c.got.state) + " " + c.got.found; got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}

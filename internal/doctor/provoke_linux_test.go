@@ -1,374 +1,106 @@
 package doctor
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-	vnl "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"flowcut/conntrack"
-	"flowcut/internal/fence"
 	"flowcut/internal/lab"
 	"flowcut/internal/lab/labtest"
-	"flowcut/internal/netns"
-	"flowcut/internal/nft"
 )
 
-// place is a namespace where something is provoked.
-type place struct {
-	ns  *netns.NS
-	dir string // for files
-	end []func() error
-}
+// provocations are what can be made to show on this kernel.
+var provocations = []struct {
+	name, check   string
+	before, after string // state and found
+	provoke       func(*place) error
+}{
+	{"loose", "tcp_loose", "ok 1: deleted connections are adopted again", "ok 0: deleted connections are not adopted again",
+		sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")},
+	{"liberal", "tcp_be_liberal", "ok 0: segments outside the window are invalid", "note 1: segments outside the window are tracked, too",
+		sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", "1")},
+	{"no events", "events", "ok 2: announced while somebody listens", "note 0: nobody hears of new and deleted flows",
+		sysctl("net.netfilter.nf_conntrack_events", "0")},
+	{"all events", "events", "ok 2: announced while somebody listens", "ok 1: every flow is announced",
+		sysctl("net.netfilter.nf_conntrack_events", "1")},
+	{"accounting", "acct", "note 0: list shows no BYTES", "ok 1: packets and bytes are counted",
+		sysctl("net.netfilter.nf_conntrack_acct", "1")},
+	{"timestamp", "timestamp", "note 0: list shows no AGE", "ok 1: when a flow began is noted",
+		sysctl("net.netfilter.nf_conntrack_timestamp", "1")},
+	{"icmp", "icmp_limits", "ok IPv4 1 in 1000 ms and 1000/s; IPv6 1 in 100 ms", "ok IPv4 without limit and 50/s; IPv6 1 in 40 ms",
+		all(sysctl("net.ipv4.icmp_ratelimit", "0"), sysctl("net.ipv4.icmp_msgs_per_sec", "50"), sysctl("net.ipv6.icmp.ratelimit", "40"))},
+	{"icmp mask", "icmp_limits", "ok IPv4 1 in 1000 ms and 1000/s; IPv6 1 in 100 ms", "ok IPv4 without limit and 1000/s; IPv6 1 in 100 ms",
+		sysctl("net.ipv4.icmp_ratemask", "16")},
+	{"tcp", "tcp_limits", "ok own sockets answer wrong segments every 500 ms", "note own sockets answer wrong segments every 5000 ms",
+		sysctl("net.ipv4.tcp_invalid_ratelimit", "5000")},
+	{"challenges", "tcp_limits", "ok own sockets answer wrong segments every 500 ms", "note this host sends 10 challenge ACKs a second",
+		sysctl("net.ipv4.tcp_challenge_ack_limit", "10")},
 
-// closes is done before the namespace is left.
-func (p *place) closes(f func() error) { p.end = append(p.end, f) }
+	{"flows", "entries", "ok 0 of at most *, 0 %", "ok 3 of at most *, 0 %", flows(1, 4)},
+	{"buckets", "buckets", "ok *, 0.00 entries to each", "ok *, 0.00 entries to each", flows(1, 2)},
+	{"expected", "expectations", "ok 0 of at most *", "ok 1 of at most *", expectation},
 
-func newPlace(t *testing.T) *place {
-	t.Helper()
-	ns, err := netns.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &place{ns: ns, dir: t.TempDir()}
-	t.Cleanup(func() {
-		for _, f := range p.end {
-			if err := f(); err != nil {
-				t.Error(err)
-			}
-		}
-		if err := ns.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return p
-}
+	{"XDP", "xdp", "ok none", "fail XDP program on wan (look_away)", device("wan", xdp)},
+	{"cls_bpf", "tc_programs", "ok none", "fail tc program on wan (redirects)", device("wan", classifier("redirects"))},
+	{"Cilium's device", "ebpf_data_plane", "ok none", "fail Cilium, on cilium_host", device("cilium_host", xdp)},
+	{"Cilium's program", "ebpf_data_plane", "ok none", "fail Cilium, on eth0", device("eth0", classifier("cil_from_netdev"))},
+	{"Calico's program", "ebpf_data_plane", "ok none", "fail Calico, on cali12", device("cali12", classifier("main"))},
+	{"Calico without programs", "ebpf_data_plane", "ok none", "ok none", device("cali12")},
+	{"Calico with a filter", "ebpf_data_plane", "ok none", "ok none", device("cali12", redirect)},
+	{"nobody's program", "ebpf_data_plane", "ok none", "ok none", device("wan", xdp)},
+	{"redirect", "tc_filters", "ok none", "fail tc filter on wan (u32, redirects to lo)", device("wan", redirect)},
+	{"fwd", "fwd_rules", "ok none", "fail nft fwd rule on wan (table hand, chain in)", all(device("wan"), ruleset(
+		`table netdev hand { chain in { type filter hook ingress device "wan" priority 0; fwd to "lo"; }; }`))},
+	{"bridge", "bridges", "ok none", "fail bridging on br0 (br_netfilter is off for IPv4)",
+		all(bridge, sysctl("net.bridge.bridge-nf-call-iptables", "0"), sysctl("net.bridge.bridge-nf-call-ip6tables", "1"))},
+	{"bridge that shows", "bridges", "ok none", "ok none",
+		all(bridge, sysctl("net.bridge.bridge-nf-call-iptables", "1"), sysctl("net.bridge.bridge-nf-call-ip6tables", "1"))},
 
-// run runs a program of the system inside.
-func run(words string, stdin ...string) func(*place) error {
-	return func(*place) error {
-		fields := strings.Fields(words)
-		cmd := exec.Command(fields[0], fields[1:]...)
-		cmd.Stdin = strings.NewReader(strings.Join(stdin, "\n"))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", words, err, out)
-		}
-		return nil
-	}
-}
+	{"nft notrack", "notrack", "ok none", "fail rules that turn tracking off: inet hand pre", ruleset(
+		`table inet hand { chain pre { type filter hook prerouting priority raw; udp dport 53 notrack; udp sport 53 notrack; }; }`)},
+	{"iptables-nft", "notrack", "ok none", "fail rules that turn tracking off: ip raw PREROUTING",
+		run("iptables-nft -t raw -A PREROUTING -p udp -j CT --notrack")},
+	{"iptables-legacy", "notrack", "ok none", "fail rules that turn tracking off: ip raw of iptables-legacy",
+		all(run("iptables-legacy -t raw -A PREROUTING -p tcp -m conntrack --ctstate NEW -j ACCEPT"), run("iptables-legacy -t raw -A OUTPUT -p udp -j CT --notrack"))},
+	{"ip6tables-legacy", "notrack", "ok none", "fail rules that turn tracking off: ip6 raw of iptables-legacy",
+		run("ip6tables-legacy -t raw -A PREROUTING -p udp -j CT --notrack")},
+	{"harmless tables", "notrack", "ok none", "ok none", all(
+		run("iptables-legacy -t raw -A PREROUTING -p udp -j CT --zone 3"), run("ip6tables-legacy -A INPUT -j ACCEPT"),
+		ruleset(`table inet hand { chain pre { type filter hook prerouting priority raw; ct state new accept; }; }`))},
+	{"fence of another flowcut", "notrack", "ok none", "ok none", fenced},
 
-func ruleset(text string) func(*place) error { return run("nft -f -", text) }
-
-func sysctl(key, value string) func(*place) error {
-	return func(*place) error {
-		return os.WriteFile("/proc/sys/"+strings.ReplaceAll(key, ".", "/"), []byte(value), 0)
-	}
-}
-
-func all(steps ...func(*place) error) func(*place) error {
-	return func(p *place) error {
-		for _, f := range steps {
-			if err := f(p); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-}
-
-// device makes one that is up, and does something with it.
-func device(name string, with ...func(vnl.Link) error) func(*place) error {
-	return func(*place) error {
-		attrs := vnl.NewLinkAttrs()
-		attrs.Name = name
-		dev := &vnl.Ifb{LinkAttrs: attrs}
-		if err := errors.Join(vnl.LinkAdd(dev), vnl.LinkSetUp(dev)); err != nil {
-			return err
-		}
-		for _, f := range with {
-			if err := f(dev); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-}
-
-func xdp(dev vnl.Link) error {
-	const pass = 2 // XDP_PASS
-	return labtest.WithProgram(unix.BPF_PROG_TYPE_XDP, "look_away", pass, func(fd int) error { return vnl.LinkSetXdpFd(dev, fd) })
-}
-
-// classifier puts a program where an IFB looks at packets that it hands on.
-func classifier(name string) func(vnl.Link) error {
-	return func(dev vnl.Link) error {
-		return labtest.WithProgram(unix.BPF_PROG_TYPE_SCHED_CLS, name, 0, func(fd int) error {
-			return onEgress(dev, func(at vnl.FilterAttrs) vnl.Filter {
-				return &vnl.BpfFilter{FilterAttrs: at, Fd: fd, Name: name, DirectAction: true}
-			})
-		})
-	}
-}
-
-func onEgress(dev vnl.Link, filter func(vnl.FilterAttrs) vnl.Filter) error {
-	q := &vnl.Clsact{QdiscAttrs: vnl.QdiscAttrs{LinkIndex: dev.Attrs().Index, Handle: vnl.MakeHandle(0xffff, 0), Parent: vnl.HANDLE_CLSACT}}
-	if err := vnl.QdiscAdd(q); err != nil {
-		return err
-	}
-	return vnl.FilterAdd(filter(vnl.FilterAttrs{LinkIndex: dev.Attrs().Index, Parent: vnl.HANDLE_MIN_EGRESS, Priority: 1, Protocol: unix.ETH_P_ALL}))
-}
-
-func redirect(dev vnl.Link) error {
-	lo, err := vnl.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	return onEgress(dev, func(at vnl.FilterAttrs) vnl.Filter {
-		return &vnl.U32{FilterAttrs: at, Actions: []vnl.Action{&vnl.MirredAction{
-			ActionAttrs:  vnl.ActionAttrs{Action: vnl.TC_ACT_STOLEN},
-			MirredAction: vnl.TCA_EGRESS_REDIR, Ifindex: lo.Attrs().Index,
-		}}}
-	})
-}
-
-// bridge joins two devices.
-func bridge(*place) error {
-	attrs := vnl.NewLinkAttrs()
-	attrs.Name = "br0"
-	br := &vnl.Bridge{LinkAttrs: attrs}
-	if err := errors.Join(vnl.LinkAdd(br), vnl.LinkSetUp(br)); err != nil {
-		return err
-	}
-	for _, name := range []string{"left", "right"} {
-		enslave := func(dev vnl.Link) error { return vnl.LinkSetMaster(dev, br) }
-		if err := device(name, enslave)(nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// flows makes entries, from that many ports.
-func flows(from, to int) func(*place) error {
-	return func(*place) error {
-		c, err := conntrack.Dial(conntrack.Config{})
-		if err != nil {
-			return err
-		}
-		var made []error
-		for i := from; i < to; i++ {
-			t := trialTuple4
-			t.SrcPort = uint16(i)
-			made = append(made, c.Create(context.Background(), trialFlow(t)))
-		}
-		return errors.Join(errors.Join(made...), c.Close())
-	}
-}
-
-func expectation(*place) error {
-	c, err := conntrack.Dial(conntrack.Config{})
-	if err != nil {
-		return err
-	}
-	ctx := context.Background()
-	master := trialFlow(trialTuple4)
-	master.Has |= conntrack.AttrHelper
-	master.Helper = "ftp"
-	err = c.Create(ctx, master)
-	if err == nil {
-		want := trialTuple4
-		want.SrcPort, want.DstPort = 0, 2020
-		mask := want
-		mask.Src, mask.Dst = netip.MustParseAddr("255.255.255.255"), netip.MustParseAddr("255.255.255.255")
-		mask.SrcPort, mask.DstPort = 0, 0xffff
-		err = c.CreateExpectation(ctx, &conntrack.Expectation{Master: trialTuple4, Tuple: want, Mask: mask, Timeout: time.Minute, Helper: "ftp"})
-	}
-	return errors.Join(err, c.Close())
-}
-
-// listens starts conntrack(8), under a name, and waits until it listens.
-func listens(as string) func(*place) error {
-	return func(p *place) error {
-		real, err := exec.LookPath("conntrack")
-		if err != nil {
-			return err
-		}
-		path := filepath.Join(p.dir, as)
-		if err := os.Symlink(real, path); err != nil {
-			return err
-		}
-		cmd := exec.Command(path, "-E")
-		if err := cmd.Start(); err != nil {
-			return err
-		}
-		p.closes(func() error {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait() // ended by us
-			return nil
-		})
-		for limit := time.Now().Add(10 * time.Second); time.Now().Before(limit); time.Sleep(time.Millisecond) {
-			all, err := sockets()
-			if err != nil {
-				return err
-			}
-			for _, s := range all {
-				if s.groups&eventsNew != 0 {
-					return nil
-				}
-			}
-		}
-		return errors.New("it does not listen")
-	}
-}
-
-func fenced(p *place) error {
-	f, err := fence.New(fence.Config{})
-	if err != nil {
-		return err
-	}
-	p.closes(f.Close)
-	return f.Raise(conntrack.FamilyIPv4)
-}
-
-// owned makes a table with an owner, as firewalld does.
-func owned(p *place) error {
-	c, err := nft.Dial(0)
-	if err != nil {
-		return err
-	}
-	p.closes(c.Close)
-	b := new(nft.Batch)
-	b.AddTable(&nft.Table{Family: nft.IPv4, Name: "firewalld", Owned: true})
-	return c.Commit(b)
-}
-
-// copied loads tables of a name that a fence's could have, and of one that none
-// has. They belong to nobody.
-func copied(*place) error {
-	var text string
-	for _, name := range []string{"ip flowcut-0badcafe", "ip6 flowcut-0badcafe", "inet flowcut-0badcaf", "ip flowcut-0BADCAFE", "ip not-flowcut-0badcafe"} {
-		text += "table " + name + " { chain pre { type filter hook prerouting priority -198; tcp dport 7 drop; }; }\n"
-	}
-	return ruleset(text)(nil)
-}
-
-// examined returns what one check says of a place.
-func (p *place) examined(t *testing.T, name string) (f finding) {
-	t.Helper()
-	err := p.ns.Do(func() error {
-		for _, c := range checks {
-			if c.name == name {
-				v := &visit{ctx: t.Context(), kernel: release()}
-				var err error
-				f, err = c.look(v)
-				return errors.Join(err, v.lab.close())
-			}
-		}
-		return errors.New("there is no such check")
-	})
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	if f.state == "" {
-		f.state = OK
-	}
-	return f
+	{"nft zone", "zones", "ok none", "note rules that choose a zone: ip hand pre", ruleset(
+		`table ip hand { chain pre { type filter hook prerouting priority raw; ct zone set 7; }; }`)},
+	{"zone that is asked for", "zones", "ok none", "ok none", ruleset(
+		`table ip hand { chain pre { type filter hook prerouting priority 0; ct zone 7 ct mark set 1 accept; }; }`)},
+	{"iptables zone", "zones", "ok none", "note rules that choose a zone: ip raw PREROUTING, ip raw of iptables-legacy", all(
+		run("iptables-nft -t raw -A PREROUTING -j CT --zone 3"), run("iptables-legacy -t raw -A PREROUTING -j CT --zone 3"))},
+	{"nft tproxy", "tproxy", "ok none", "warning rules with a transparent proxy: ip hand pre", ruleset(
+		`table ip hand { chain pre { type filter hook prerouting priority mangle; tcp dport 80 tproxy to :3128; }; }`)},
+	{"iptables TPROXY", "tproxy", "ok none", "warning rules with a transparent proxy: ip mangle of iptables-legacy",
+		run("iptables-legacy -t mangle -A PREROUTING -p tcp --dport 80 -j TPROXY --on-port 3128")},
+	{"synproxy", "synproxy", "ok none", "note rules with SYNPROXY: ip hand in, ip filter of iptables-legacy", all(ruleset(
+		`table ip hand { chain in { type filter hook input priority 0; tcp dport 80 synproxy mss 1460 wscale 7 timestamp sack-perm; }; }`),
+		run("iptables-legacy -A INPUT -p tcp --dport 80 -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460"))},
+	{"queue without a program", "queues", "ok none", "note rules that queue packets, which nobody takes: ip filter INPUT, ip filter of iptables-legacy",
+		all(run("iptables-nft -A INPUT -j NFQUEUE --queue-num 5"), run("iptables-legacy -A INPUT -j NFQUEUE --queue-num 5"))},
+	{"listener", "listeners", "ok none", "note events of flows go to conntrack (*)", listens("conntrack")},
+	{"replication", "listeners", "ok none", "warning conntrackd (*) replicates flows", listens("conntrackd")},
+	{"one that does not listen", "listeners", "ok none", "ok none", fenced},
+	{"somebody's own table", "flowcuts", "ok none", "ok none", owned},
+	{"another flowcut", "flowcuts", "ok none", "note cuts under way: doctor.test (*)", fenced},
+	{"fence that stands", "leftovers", "ok none", "ok none", fenced},
+	{"copy of a fence", "leftovers", "ok none", "warning table ip flowcut-0badcafe, table ip6 flowcut-0badcafe", copied},
 }
 
 // What is provoked is found, and only then.
 func TestProvoked(t *testing.T) {
-	for _, c := range []struct {
-		name, check   string
-		before, after string // state and found
-		provoke       func(*place) error
-	}{
-		{"loose", "tcp_loose", "ok 1: deleted connections are adopted again", "ok 0: deleted connections are not adopted again",
-			sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")},
-		{"liberal", "tcp_be_liberal", "ok 0: segments outside the window are invalid", "note 1: segments outside the window are tracked, too",
-			sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", "1")},
-		{"no events", "events", "ok 2: announced while somebody listens", "note 0: nobody hears of new and deleted flows",
-			sysctl("net.netfilter.nf_conntrack_events", "0")},
-		{"all events", "events", "ok 2: announced while somebody listens", "ok 1: every flow is announced",
-			sysctl("net.netfilter.nf_conntrack_events", "1")},
-		{"accounting", "acct", "note 0: list shows no BYTES", "ok 1: packets and bytes are counted",
-			sysctl("net.netfilter.nf_conntrack_acct", "1")},
-		{"timestamp", "timestamp", "note 0: list shows no AGE", "ok 1: when a flow began is noted",
-			sysctl("net.netfilter.nf_conntrack_timestamp", "1")},
-		{"icmp", "icmp_limits", "ok IPv4 1 in 1000 ms and 1000/s; IPv6 1 in 100 ms", "ok IPv4 without limit and 50/s; IPv6 1 in 40 ms",
-			all(sysctl("net.ipv4.icmp_ratelimit", "0"), sysctl("net.ipv4.icmp_msgs_per_sec", "50"), sysctl("net.ipv6.icmp.ratelimit", "40"))},
-		{"icmp mask", "icmp_limits", "ok IPv4 1 in 1000 ms and 1000/s; IPv6 1 in 100 ms", "ok IPv4 without limit and 1000/s; IPv6 1 in 100 ms",
-			sysctl("net.ipv4.icmp_ratemask", "16")},
-		{"tcp", "tcp_limits", "ok own sockets answer wrong segments every 500 ms", "note own sockets answer wrong segments every 5000 ms",
-			sysctl("net.ipv4.tcp_invalid_ratelimit", "5000")},
-		{"challenges", "tcp_limits", "ok own sockets answer wrong segments every 500 ms", "note this host sends 10 challenge ACKs a second",
-			sysctl("net.ipv4.tcp_challenge_ack_limit", "10")},
-
-		{"flows", "entries", "ok 0 of at most *, 0 %", "ok 3 of at most *, 0 %", flows(1, 4)},
-		{"buckets", "buckets", "ok *, 0.00 entries to each", "ok *, 0.00 entries to each", flows(1, 2)},
-		{"expected", "expectations", "ok 0 of at most *", "ok 1 of at most *", expectation},
-
-		{"XDP", "xdp", "ok none", "fail XDP program on wan (look_away)", device("wan", xdp)},
-		{"cls_bpf", "tc_programs", "ok none", "fail tc program on wan (redirects)", device("wan", classifier("redirects"))},
-		{"Cilium's device", "ebpf_data_plane", "ok none", "fail Cilium, on cilium_host", device("cilium_host", xdp)},
-		{"Cilium's program", "ebpf_data_plane", "ok none", "fail Cilium, on eth0", device("eth0", classifier("cil_from_netdev"))},
-		{"Calico's program", "ebpf_data_plane", "ok none", "fail Calico, on cali12", device("cali12", classifier("main"))},
-		{"Calico without programs", "ebpf_data_plane", "ok none", "ok none", device("cali12")},
-		{"Calico with a filter", "ebpf_data_plane", "ok none", "ok none", device("cali12", redirect)},
-		{"nobody's program", "ebpf_data_plane", "ok none", "ok none", device("wan", xdp)},
-		{"redirect", "tc_filters", "ok none", "fail tc filter on wan (u32, redirects to lo)", device("wan", redirect)},
-		{"fwd", "fwd_rules", "ok none", "fail nft fwd rule on wan (table hand, chain in)", all(device("wan"), ruleset(
-			`table netdev hand { chain in { type filter hook ingress device "wan" priority 0; fwd to "lo"; }; }`))},
-		{"bridge", "bridges", "ok none", "fail bridging on br0 (br_netfilter is off for IPv4)",
-			all(bridge, sysctl("net.bridge.bridge-nf-call-iptables", "0"), sysctl("net.bridge.bridge-nf-call-ip6tables", "1"))},
-		{"bridge that shows", "bridges", "ok none", "ok none",
-			all(bridge, sysctl("net.bridge.bridge-nf-call-iptables", "1"), sysctl("net.bridge.bridge-nf-call-ip6tables", "1"))},
-
-		{"nft notrack", "notrack", "ok none", "fail rules that turn tracking off: inet hand pre", ruleset(
-			`table inet hand { chain pre { type filter hook prerouting priority raw; udp dport 53 notrack; udp sport 53 notrack; }; }`)},
-		{"iptables-nft", "notrack", "ok none", "fail rules that turn tracking off: ip raw PREROUTING",
-			run("iptables-nft -t raw -A PREROUTING -p udp -j CT --notrack")},
-		{"iptables-legacy", "notrack", "ok none", "fail rules that turn tracking off: ip raw of iptables-legacy",
-			all(run("iptables-legacy -t raw -A PREROUTING -p tcp -m conntrack --ctstate NEW -j ACCEPT"), run("iptables-legacy -t raw -A OUTPUT -p udp -j CT --notrack"))},
-		{"ip6tables-legacy", "notrack", "ok none", "fail rules that turn tracking off: ip6 raw of iptables-legacy",
-			run("ip6tables-legacy -t raw -A PREROUTING -p udp -j CT --notrack")},
-		{"harmless tables", "notrack", "ok none", "ok none", all(
-			run("iptables-legacy -t raw -A PREROUTING -p udp -j CT --zone 3"), run("ip6tables-legacy -A INPUT -j ACCEPT"),
-			ruleset(`table inet hand { chain pre { type filter hook prerouting priority raw; ct state new accept; }; }`))},
-		{"fence of another flowcut", "notrack", "ok none", "ok none", fenced},
-
-		{"nft zone", "zones", "ok none", "note rules that choose a zone: ip hand pre", ruleset(
-			`table ip hand { chain pre { type filter hook prerouting priority raw; ct zone set 7; }; }`)},
-		{"zone that is asked for", "zones", "ok none", "ok none", ruleset(
-			`table ip hand { chain pre { type filter hook prerouting priority 0; ct zone 7 ct mark set 1 accept; }; }`)},
-		{"iptables zone", "zones", "ok none", "note rules that choose a zone: ip raw PREROUTING, ip raw of iptables-legacy", all(
-			run("iptables-nft -t raw -A PREROUTING -j CT --zone 3"), run("iptables-legacy -t raw -A PREROUTING -j CT --zone 3"))},
-		{"nft tproxy", "tproxy", "ok none", "warning rules with a transparent proxy: ip hand pre", ruleset(
-			`table ip hand { chain pre { type filter hook prerouting priority mangle; tcp dport 80 tproxy to :3128; }; }`)},
-		{"iptables TPROXY", "tproxy", "ok none", "warning rules with a transparent proxy: ip mangle of iptables-legacy",
-			run("iptables-legacy -t mangle -A PREROUTING -p tcp --dport 80 -j TPROXY --on-port 3128")},
-		{"synproxy", "synproxy", "ok none", "note rules with SYNPROXY: ip hand in, ip filter of iptables-legacy", all(ruleset(
-			`table ip hand { chain in { type filter hook input priority 0; tcp dport 80 synproxy mss 1460 wscale 7 timestamp sack-perm; }; }`),
-			run("iptables-legacy -A INPUT -p tcp --dport 80 -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460"))},
-		{"queue without a program", "queues", "ok none", "note rules that queue packets, which nobody takes: ip filter INPUT, ip filter of iptables-legacy",
-			all(run("iptables-nft -A INPUT -j NFQUEUE --queue-num 5"), run("iptables-legacy -A INPUT -j NFQUEUE --queue-num 5"))},
-		{"listener", "listeners", "ok none", "note events of flows go to conntrack (*)", listens("conntrack")},
-		{"replication", "listeners", "ok none", "warning conntrackd (*) replicates flows", listens("conntrackd")},
-		{"one that does not listen", "listeners", "ok none", "ok none", fenced},
-		{"somebody's own table", "flowcuts", "ok none", "ok none", owned},
-		{"another flowcut", "flowcuts", "ok none", "note cuts under way: doctor.test (*)", fenced},
-		{"fence that stands", "leftovers", "ok none", "ok none", fenced},
-		{"copy of a fence", "leftovers", "ok none", "warning table ip flowcut-0badcafe, table ip6 flowcut-0badcafe", copied},
-	} {
+	for _, c := range provocations {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPlace(t)
 			p.want(t, c.check, c.before)
