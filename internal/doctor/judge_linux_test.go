@@ -301,7 +301,7 @@ func TestDatapath(t *testing.T) {
 	f := judgeDatapaths(finding{state: Fail, found: "x"}, []datapath{
 		{name: "a", flows: 4, tracking: 3, zones: []uint16{0, 7}}, {name: "b", flows: 2}, {name: "c", flows: 70000, unread: true},
 	}, nil)
-	const want = "x; datapath a has 4 flows, 3 of them track connections, in zones [0 7]; datapath b has 2 flows, none tracks connections; datapath c has 70000 flows, too many to look at"
+	const want = "x; datapath a has 4 flows, 3 with connection tracking, in zones [0 7]; datapath b has 2 flows, none with connection tracking; datapath c has 70000 flows, too many to look at"
 	if f.found != want {
 		t.Errorf("%q, want %q", f.found, want)
 	}

@@ -30,9 +30,9 @@ func judgeDatapaths(f finding, paths []datapath, err error) finding {
 		case d.unread:
 			f.found += fmt.Sprintf("; datapath %s has %d flows, too many to look at", d.name, d.flows)
 		case d.tracking > 0:
-			f.found += fmt.Sprintf("; datapath %s has %d flows, %d of them track connections, in zones %v", d.name, d.flows, d.tracking, d.zones)
+			f.found += fmt.Sprintf("; datapath %s has %d flows, %d with connection tracking, in zones %v", d.name, d.flows, d.tracking, d.zones)
 		default:
-			f.found += fmt.Sprintf("; datapath %s has %d flows, none tracks connections", d.name, d.flows)
+			f.found += fmt.Sprintf("; datapath %s has %d flows, none with connection tracking", d.name, d.flows)
 		}
 		if d.tracking > 0 {
 			f.means = "its own flows forward and translate packets that no rule sees. What they track is in this table and can be deleted, but not stopped: cuts of flows through it are not proven"

@@ -79,7 +79,7 @@ var provocations = []struct {
 	{"zone that is asked for", "zones", "ok none", "ok none", ruleset(
 		`table ip hand { chain pre { type filter hook prerouting priority 0; ct zone 7 ct mark set 1 accept; }; }`)},
 	{"iptables zone", "zones", "ok none", "note rules that choose a zone: ip raw PREROUTING, ip raw of iptables-legacy", all(
-		run("iptables-nft -t raw -A PREROUTING -j CT --zone 3"), run("iptables-legacy -t raw -A PREROUTING -j CT --zone 3"))},
+		run("iptables-nft -t raw -A PREROUTING -j CT --zone-orig mark"), run("iptables-legacy -t raw -A PREROUTING -j CT --zone 3"))},
 	{"nft tproxy", "tproxy", "ok none", "warning rules with a transparent proxy: ip hand pre", ruleset(
 		`table ip hand { chain pre { type filter hook prerouting priority mangle; tcp dport 80 tproxy to :3128; }; }`)},
 	{"iptables TPROXY", "tproxy", "ok none", "warning rules with a transparent proxy: ip mangle of iptables-legacy",

@@ -47,8 +47,8 @@ func TestRealDetours(t *testing.T) {
 			`table inet filter { flowtable fast { hook ingress priority 0; devices = { "wan" }; }; }`))},
 		{"IPVS", "ipvs", "fail IPVS service (TCP 203.0.113.1:80)", all(
 			run("ipvsadm -A -t 203.0.113.1:80 -s rr"), run("ipvsadm -a -t 203.0.113.1:80 -r 192.168.1.100:80 -m"))},
-		{"Open vSwitch", "openvswitch", `fail Open vSwitch on dp0; datapath dp0 has 2 flows, 1 of them track connections, in zones \[7\]`, datapathWithFlows},
-		{"Open vSwitch without flows", "openvswitch", "fail Open vSwitch on dp0; datapath dp0 has 0 flows, none tracks connections", addDatapath},
+		{"Open vSwitch", "openvswitch", `fail Open vSwitch on dp0; datapath dp0 has 2 flows, 1 with connection tracking, in zones \[7\]`, datapathWithFlows},
+		{"Open vSwitch without flows", "openvswitch", "fail Open vSwitch on dp0; datapath dp0 has 0 flows, none with connection tracking", addDatapath},
 		{"tc connection tracking", "tc_filters", "fail tc filter on wan (matchall, action ct)", device("wan", trackAtTC)},
 		{"bridge", "bridges", "fail bridging on br0 (br_netfilter is off for IPv4), bridging on br0 (br_netfilter is off for IPv6)", all(bridge, blind)},
 	} {

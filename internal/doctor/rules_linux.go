@@ -241,7 +241,7 @@ func parseTarget(data []byte) (what string, err error) {
 // judgeTarget says what a target of iptables does. That of CT begins with
 // flags and a zone, struct xt_ct_target_info.
 func judgeTarget(name string, info []byte) string {
-	const notrack = 1 // XT_CT_NOTRACK
+	const notrack, zoneMark = 1 << 0, 1 << 4 // XT_CT_NOTRACK, XT_CT_ZONE_MARK
 	switch name {
 	case "NOTRACK":
 		return useNotrack
@@ -252,11 +252,14 @@ func judgeTarget(name string, info []byte) string {
 	case "NFQUEUE":
 		return useQueue
 	case "CT":
+		if len(info) < 4 {
+			return ""
+		}
+		flags, zone := binary.NativeEndian.Uint16(info), binary.NativeEndian.Uint16(info[2:])
 		switch {
-		case len(info) < 4:
-		case binary.NativeEndian.Uint16(info)&notrack != 0:
+		case flags&notrack != 0:
 			return useNotrack
-		case binary.NativeEndian.Uint16(info[2:]) != 0:
+		case zone != 0 || flags&zoneMark != 0:
 			return useZone
 		}
 	}
