@@ -123,10 +123,12 @@ func getsockopt(fd, level, option int, b []byte) error {
 }
 
 // parse goes through entries: struct ipt_entry or ip6t_entry, each with its
-// matches and its target, struct xt_entry_target.
+// matches and its target, struct xt_entry_target. A chain that a user has made
+// begins with a target ERROR that has its name.
 func (l legacy) parse(table string, entries []byte) ([]use, error) {
 	const targetName, targetInfo = 2, 32 // offsets of name and data
 	var out []use
+	chain := "" // one of the kernel's
 	for len(entries) > 0 {
 		if len(entries) < l.offsets+4 {
 			return nil, fmt.Errorf("an entry of %d bytes", len(entries))
@@ -138,7 +140,10 @@ func (l legacy) parse(table string, entries []byte) ([]use, error) {
 		}
 		t := entries[target:next]
 		name := unix.ByteSliceToString(t[targetName : targetInfo-1]) // the last byte is a revision
-		if what := judgeTarget(name, t[targetInfo:]); what != "" {
+		if name == "ERROR" {
+			chain = unix.ByteSliceToString(t[targetInfo:])
+		}
+		if what := judgeTarget(name, t[targetInfo:]); what != "" && !fenceChain.MatchString(chain) {
 			out = append(out, use{what, fmt.Sprintf("%s %s of iptables-legacy", l.word, table)})
 		}
 		entries = entries[next:]

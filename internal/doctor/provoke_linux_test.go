@@ -72,6 +72,12 @@ var provocations = []struct {
 	{"harmless tables", "notrack", "ok none", "ok none", all(
 		run("iptables-legacy -t raw -A PREROUTING -p udp -j CT --zone 3"), run("ip6tables-legacy -A INPUT -j ACCEPT"),
 		ruleset(`table inet hand { chain pre { type filter hook prerouting priority raw; ct state new accept; }; }`))},
+	{"fences of iptables", "notrack", "ok none", "ok none", all(
+		run("iptables-legacy -t raw -N FLOWCUT-0badcafe"), run("iptables-legacy -t raw -A FLOWCUT-0badcafe -j CT --notrack"),
+		run("iptables-nft -t raw -N FLOWCUT-0badcafe-kick"), run("iptables-nft -t raw -A FLOWCUT-0badcafe-kick -j CT --notrack"))},
+	{"behind fences of iptables", "notrack", "ok none", "fail rules that turn tracking off: ip raw FLOWCUT-HAND, ip raw of iptables-legacy", all(
+		run("iptables-legacy -t raw -N FLOWCUT-0badcafe"), run("iptables-legacy -t raw -N HAND"), run("iptables-legacy -t raw -A HAND -j CT --notrack"),
+		run("iptables-nft -t raw -N FLOWCUT-HAND"), run("iptables-nft -t raw -A FLOWCUT-HAND -j CT --notrack"))},
 	{"fence of another flowcut", "notrack", "ok none", "ok none", fenced},
 
 	{"nft zone", "zones", "ok none", "note rules that choose a zone: ip hand pre", ruleset(

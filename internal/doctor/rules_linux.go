@@ -36,6 +36,9 @@ var fenceName = regexp.MustCompile(`^flowcut-[0-9a-f]{8}$`)
 // fence tells whether a flowcut has made it, or a copy of what one made.
 func (t table) fence() bool { return fenceName.MatchString(t.name) }
 
+// fenceChain is the name of a chain of a fence that is made by iptables.
+var fenceChain = regexp.MustCompile(`^FLOWCUT-[0-9a-f]{8}(-|$)`)
+
 // What rules do that a cut has to do with.
 const (
 	useNotrack  = "notrack"
@@ -166,7 +169,7 @@ func parseRule(data []byte) ([]use, error) {
 			})
 		}
 	})
-	if err != nil || in.fence() {
+	if err != nil || in.fence() || fenceChain.MatchString(chain) {
 		return nil, err
 	}
 	in.family = fixed[0]
