@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -181,6 +182,15 @@ func TestReport(t *testing.T) {
 		if got := strings.Join(states, " "); r.Provable != c.provable || r.Denied != c.denied || got != c.states {
 			t.Errorf("%s: provable %v, denied %v, %s; want %v, %v, %s", c.name, r.Provable, r.Denied, got, c.provable, c.denied, c.states)
 		}
+	}
+}
+
+// Who interrupts an examination gets no report.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if r, err := Examine(ctx, Options{}); r != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 
