@@ -232,3 +232,23 @@ func namespaces(t *testing.T) map[string]bool {
 	}
 	return out
 }
+
+// Gateways that are unusual and hide nothing raise no alarm.
+func TestPlainGateways(t *testing.T) {
+	for _, kinds := range [][]string{{"zone", "mark", "crowd", "output-drop", "macvlan-devices", "snat"}, {"bridge", "crowd-dropping"}} {
+		cfg, err := lab.NewConfig(kinds...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &place{ns: labtest.Standard(t, cfg).Gateway.NS}
+		r, err := p.examine(t, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range r.Checks {
+			if c.State == Warning || c.State == Fail {
+				t.Errorf("%v: %s: %s: %s", kinds, c.Name, c.State, c.Found)
+			}
+		}
+	}
+}
