@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +14,9 @@ import (
 	"flowcut/internal/lab"
 	"flowcut/internal/lab/labtest"
 )
+
+// us is the process of the tests, whatever it is called.
+var us = fmt.Sprintf("* (%d)", os.Getpid())
 
 // provocations are what can be made to show on this kernel.
 var provocations = []struct {
@@ -99,7 +103,7 @@ var provocations = []struct {
 	{"replication", "listeners", "ok none", "warning conntrackd (*) replicates flows", listens("conntrackd")},
 	{"one that does not listen", "listeners", "ok none", "ok none", fenced},
 	{"somebody's own table", "flowcuts", "ok none", "ok none", owned},
-	{"another flowcut", "flowcuts", "ok none", "note cuts under way: doctor.test (*)", fenced},
+	{"another flowcut", "flowcuts", "ok none", "note cuts under way: " + us, fenced},
 	{"fence that stands", "leftovers", "ok none", "ok none", fenced},
 	{"copy of a fence", "leftovers", "ok none", "warning table ip flowcut-0badcafe, table ip6 flowcut-0badcafe", copied},
 }
@@ -161,7 +165,7 @@ func TestQueueAndRace(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	p.want(t, "queues", "note queues: 5 of doctor.test (*) (0 waiting)")
+	p.want(t, "queues", "note queues: 5 of "+us+" (0 waiting)")
 	p.want(t, "cpu_stats", "ok nothing dropped since the namespace began")
 	own := netip.MustParseAddr("127.0.0.1")
 	syn := lab.Packet(own, own, unix.IPPROTO_TCP, []byte{0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 5 << 4, 2, 0xff, 0xff, 0, 0, 0, 0})
@@ -169,7 +173,7 @@ func TestQueueAndRace(t *testing.T) {
 		t.Fatal(err)
 	}
 	labtest.Until(t, "both packets wait", func() bool { return len(q.Waiting()) == 2 })
-	p.want(t, "queues", "note queues: 5 of doctor.test (*) (2 waiting)")
+	p.want(t, "queues", "note queues: 5 of "+us+" (2 waiting)")
 	if err := q.Release(); err != nil {
 		t.Fatal(err)
 	}
