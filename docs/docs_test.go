@@ -15,6 +15,7 @@ import (
 	"flowcut/conntrack"
 	"flowcut/cut"
 	"flowcut/internal/cli"
+	"flowcut/internal/doctor"
 )
 
 // page is the man page by sections; a subsection has its own entry.
@@ -259,4 +260,32 @@ func TestFields(t *testing.T) {
 	}
 	wantSame(t, "receipt", want, listed)
 	wantSame(t, "flow", flow, p.names("FLOW OBJECT"))
+}
+
+// Every field of doctor's report, and every check, is explained.
+func TestDoctor(t *testing.T) {
+	p := manPage(t)
+	set := func(sections ...string) map[string]bool {
+		out := map[string]bool{}
+		for _, s := range sections {
+			for _, name := range items(p[s], "Va") {
+				out[strings.TrimSpace(name)] = true
+			}
+		}
+		return out
+	}
+	want := map[string]bool{}
+	fields(reflect.TypeFor[doctor.Report](), "", want)
+	fields(reflect.TypeFor[doctor.Check](), "checks.", want)
+	wantSame(t, "doctor", want, set("flowcut doctor"))
+	names := map[string]bool{}
+	groups := []string{}
+	for _, c := range doctor.Names() {
+		names[c.Name] = true
+		groups = append(groups, c.Group)
+		if !set(c.Group)[c.Name] {
+			t.Errorf("the man page has %s not in group %s", c.Name, c.Group)
+		}
+	}
+	wantSame(t, "checks", names, set(groups...))
 }

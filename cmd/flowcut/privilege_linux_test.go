@@ -91,15 +91,24 @@ func TestTwoCapabilities(t *testing.T) {
 		if err := os.Chmod(filepath.Dir(program), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		c := &cutting{Cmd: exec.Command(program, "cut", "-g", "-p", "tcp", "--settle", "0s")}
-		c.Stdout, c.Stderr = &c.stdout, &c.stderr
-		c.SysProcAttr = &syscall.SysProcAttr{
-			Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW},
+		run := func(args ...string) (c *cutting, code int) {
+			c = &cutting{Cmd: exec.Command(program, args...)}
+			c.Stdout, c.Stderr = &c.stdout, &c.stderr
+			c.SysProcAttr = &syscall.SysProcAttr{
+				Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW},
+			}
+			if err := net.Gateway.NS.Do(c.Start); err != nil {
+				t.Fatal(err)
+			}
+			return c, c.wait(t)
 		}
-		if err := net.Gateway.NS.Do(c.Start); err != nil {
-			t.Fatal(err)
+		told, code := run("doctor")
+		wantSaid := map[bool]string{false: "a cut can be proven here", true: "not permitted to look at all that decides"}[queue]
+		if code != 3*want || !strings.Contains(told.stdout.String(), wantSaid) || queue != strings.Contains(told.stdout.String(), "there are some, seen by root alone") {
+			t.Errorf("queue %v: doctor's exit code %d, stdout %q, stderr %q", queue, code, &told.stdout, &told.stderr)
 		}
-		if code := c.wait(t); code != want || queue != bytes.Contains(c.stdout.Bytes(), []byte("CAP_DAC_READ_SEARCH")) {
+		c, code := run("cut", "-g", "-p", "tcp", "--settle", "0s")
+		if code != want || queue != bytes.Contains(c.stdout.Bytes(), []byte("CAP_DAC_READ_SEARCH")) {
 			t.Errorf("queue %v: exit code %d, stdout %q, stderr %q", queue, code, &c.stdout, &c.stderr)
 		}
 		wantTold(t, idle)

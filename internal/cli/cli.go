@@ -76,6 +76,7 @@ var commands = []func(start time.Time) *cobra.Command{
 	newCut,
 	newList,
 	newConntrack,
+	newDoctor,
 	newDemo,
 }
 

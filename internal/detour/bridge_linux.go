@@ -28,6 +28,12 @@ func (s *scan) judgeBridges() error {
 			blind[d.index] = b
 		}
 	}
+	if s.everywhere {
+		for index := range blind {
+			s.reportBridge(blind, index, netip.IPv4Unspecified())
+			s.reportBridge(blind, index, netip.IPv6Unspecified())
+		}
+	}
 	if len(blind) == 0 {
 		return nil
 	}
@@ -161,6 +167,9 @@ func (s *scan) judgeTuples(blind map[int]*blindness) {
 // once, since there may be 100,000 such flows.
 func (s *scan) reportBridge(blind map[int]*blindness, index int, a netip.Addr) {
 	b := blind[index]
+	if b == nil {
+		return // reported for both
+	}
 	if a.Is4() && b.v4 {
 		b.v4 = false
 		s.report(Bridge, b.bridge, "br_netfilter is off for IPv4")

@@ -2,6 +2,11 @@
 // hooks, where no rule stops or counts them.
 package detour
 
+import (
+	"errors"
+	"slices"
+)
+
 // What a [Finding] can be.
 const (
 	XDP         = "XDP program"
@@ -34,4 +39,37 @@ func (f Finding) String() string {
 		s += " (" + f.Detail + ")"
 	}
 	return s
+}
+
+// unseenError says what could not be looked at, and what may be there unseen.
+type unseenError []unseen
+
+type unseen struct {
+	why   error
+	kinds []string // of findings
+}
+
+func (e unseenError) Error() string { return errors.Join(e.Unwrap()...).Error() }
+
+func (e unseenError) Unwrap() (out []error) {
+	for _, b := range e {
+		out = append(out, b.why)
+	}
+	return out
+}
+
+// Unseen returns why findings of a kind, one of the constants, may be there that
+// were not seen: the part of an error of [Find] or [Everywhere] that concerns
+// them, nil for none.
+func Unseen(err error, what string) error {
+	all, ok := errors.AsType[unseenError](err)
+	if !ok {
+		return err // nothing could be looked at
+	}
+	for _, b := range all {
+		if slices.Contains(b.kinds, what) {
+			return b.why
+		}
+	}
+	return nil
 }

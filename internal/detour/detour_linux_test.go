@@ -1,6 +1,7 @@
 package detour
 
 import (
+	"errors"
 	"fmt"
 	stdnet "net"
 	"net/netip"
@@ -293,5 +294,53 @@ func BenchmarkDevices(b *testing.B) {
 		if found, err := Find(net.Gateway.NS.Fd(), slices.Values(tuples)); err != nil || len(found) > 0 {
 			b.Fatal(found, err)
 		}
+	}
+}
+
+// Without flows in mind, all devices that are up are looked at, all bridges and
+// all services.
+func TestEverywhere(t *testing.T) {
+	net := labtest.Standard(t, lab.Config{Bridged: lab.BridgeAddressed})
+	everywhere := func(want ...string) {
+		t.Helper()
+		found, err := Everywhere(net.Gateway.NS.Fd())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, f := range found {
+			got = append(got, f.String())
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("findings (-want +got):\n%s", diff)
+		}
+	}
+	everywhere()
+	obstacles[0].on(t, net.Gateway.Host, "wan2")
+	everywhere("XDP program on wan2 (xdp_pass)")
+	down := obstacle{"down", nil, vnl.LinkSetDown}
+	down.on(t, net.Gateway.Host, "wan2")
+	everywhere()
+	bridgeSysctl(t, net, "ip6tables", "0")
+	everywhere("bridging on br0 (br_netfilter is off for IPv6)")
+	bridgeSysctl(t, net, "iptables", "0")
+	everywhere("bridging on br0 (br_netfilter is off for IPv4)", "bridging on br0 (br_netfilter is off for IPv6)")
+	bridgeSysctl(t, net, "ip6tables", "1")
+	everywhere("bridging on br0 (br_netfilter is off for IPv4)")
+}
+
+// What could not be looked at concerns some kinds of findings and not others.
+func TestUnseen(t *testing.T) {
+	s := &scan{}
+	lost := errors.New("lost")
+	s.look("this", func() error { return nil }, XDP)
+	s.look("that", func() error { return lost }, Flowtable, Forward)
+	for what, want := range map[string]bool{XDP: false, Flowtable: true, Forward: true, Bridge: false} {
+		if err := Unseen(s.unseen, what); errors.Is(err, lost) != want || (err != nil) != want {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if Unseen(lost, XDP) == nil || Unseen(nil, XDP) != nil {
+		t.Error("an error about all that concerns not all, or none that does")
 	}
 }

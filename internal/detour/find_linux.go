@@ -1,7 +1,6 @@
 package detour
 
 import (
-	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -30,8 +29,9 @@ import (
 // elsewhere when they leave, tc at egress, comes too late to go past a rule.
 //
 // It returns what it has found also with an error, which then says what it
-// could not look at. That is no finding: CAP_NET_ADMIN is enough to see all
-// but the names of programs, for which it needs CAP_SYS_ADMIN.
+// could not look at; [Unseen] tells which kinds that concerns. That is no
+// finding: CAP_NET_ADMIN is enough to see all but the names of programs, for
+// which it needs CAP_SYS_ADMIN.
 func Find(netNS int, tuples iter.Seq[conntrack.Tuple]) ([]Finding, error) {
 	e := &ends{known: map[netip.Addr]struct{}{}, tuples: tuples}
 	for t := range tuples {
@@ -42,13 +42,26 @@ func Find(netNS int, tuples iter.Seq[conntrack.Tuple]) ([]Finding, error) {
 	if len(e.addrs) == 0 {
 		return nil, nil
 	}
-	s := &scan{ends: e, ways: map[netip.Addr]way{}, reported: map[Finding]struct{}{}}
+	return find(netNS, &scan{ends: e})
+}
+
+// Everywhere is [Find] for whatever flows there may be: it looks at all devices
+// of the namespace that are up.
+func Everywhere(netNS int) ([]Finding, error) {
+	return find(netNS, &scan{ends: &ends{more: true}, everywhere: true})
+}
+
+func find(netNS int, s *scan) ([]Finding, error) {
+	s.ways, s.reported = map[netip.Addr]way{}, map[Finding]struct{}{}
 	if err := netns.DoFd(netNS, s.run); err != nil {
 		return nil, fmt.Errorf("detour: %w", err)
 	}
 	// Not the order of maps, so that two searches can be compared.
 	slices.SortFunc(s.found, func(a, b Finding) int { return strings.Compare(a.String(), b.String()) })
-	return s.found, errors.Join(s.errs...)
+	if s.unseen != nil {
+		return s.found, s.unseen
+	}
+	return s.found, nil
 }
 
 // maxEnds is how many addresses are kept: reading on would change nothing,
@@ -79,7 +92,9 @@ func (e *ends) add(a netip.Addr) bool {
 
 // scan is one search, on a thread inside the namespace.
 type scan struct {
-	ends      *ends
+	ends       *ends
+	everywhere bool // whoever the ends are
+
 	rt        *rtnl.Conn
 	devices   map[int]*device
 	ports     map[int][]*device // by their master's index
@@ -88,7 +103,7 @@ type scan struct {
 	concerned []*device // grows while tc filters are read
 	found     []Finding
 	reported  map[Finding]struct{} // what is in found
-	errs      []error
+	unseen    unseenError
 }
 
 // run looks everywhere. Only what everything else needs ends it.
@@ -101,23 +116,25 @@ func (s *scan) run() error {
 	if err := s.readDevices(); err != nil {
 		return err
 	}
-	if err := s.follow(); err != nil {
+	if s.everywhere {
+		s.concernAll()
+	} else if err := s.follow(); err != nil {
 		return err
 	}
-	s.look("tc filters", s.readFilters) // first, since filters lead to more devices
+	s.look("tc filters", s.readFilters, TCFilter, TCProgram) // first, since filters lead to more devices
 	s.lookAtXDP()
-	s.look("BPF programs at tc", s.readPrograms)
-	s.look("flowtables and fwd rules", s.readNFTables)
-	s.look("bridges", s.judgeBridges)
+	s.look("BPF programs at tc", s.readPrograms, TCProgram)
+	s.look("flowtables and fwd rules", s.readNFTables, Flowtable, Forward)
+	s.look("bridges", s.judgeBridges, Bridge)
 	s.lookAtOpenVSwitch()
-	s.look("IPVS services", s.readIPVS)
+	s.look("IPVS services", s.readIPVS, IPVS)
 	return nil
 }
 
 // look takes down why something could not be looked at.
-func (s *scan) look(what string, f func() error) {
+func (s *scan) look(what string, f func() error, kinds ...string) {
 	if err := f(); err != nil {
-		s.errs = append(s.errs, fmt.Errorf("detour: look for %s: %w", what, err))
+		s.unseen = append(s.unseen, unseen{fmt.Errorf("detour: look for %s: %w", what, err), kinds})
 	}
 }
 

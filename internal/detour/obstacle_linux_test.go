@@ -1,15 +1,14 @@
 package detour
 
 import (
-	"errors"
 	"fmt"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"unsafe"
 
 	"flowcut/internal/lab"
+	"flowcut/internal/lab/labtest"
 
 	vnl "github.com/vishvananda/netlink"
 	vnlnl "github.com/vishvananda/netlink/nl"
@@ -33,12 +32,12 @@ const (
 // obstacles are found, each on its device.
 var obstacles = []obstacle{
 	{"XDP", []string{"XDP program on %s (xdp_pass)"}, func(dev vnl.Link) error {
-		return withProgram(unix.BPF_PROG_TYPE_XDP, "xdp_pass", xdpPass, func(fd int) error {
+		return labtest.WithProgram(unix.BPF_PROG_TYPE_XDP, "xdp_pass", xdpPass, func(fd int) error {
 			return vnl.LinkSetXdpFd(dev, fd)
 		})
 	}},
 	{"XDP without a name", []string{"XDP program on %s (program #)"}, func(dev vnl.Link) error {
-		return withProgram(unix.BPF_PROG_TYPE_XDP, "", xdpPass, func(fd int) error {
+		return labtest.WithProgram(unix.BPF_PROG_TYPE_XDP, "", xdpPass, func(fd int) error {
 			return vnl.LinkSetXdpFd(dev, fd)
 		})
 	}},
@@ -190,7 +189,7 @@ func clsBPF(dev vnl.Link, name string, parent uint32) error {
 	if err := clsact(dev, 0); err != nil {
 		return err
 	}
-	return withProgram(unix.BPF_PROG_TYPE_SCHED_CLS, name, 0, func(fd int) error {
+	return labtest.WithProgram(unix.BPF_PROG_TYPE_SCHED_CLS, name, 0, func(fd int) error {
 		return vnl.FilterAdd(&vnl.BpfFilter{
 			FilterAttrs: vnl.FilterAttrs{LinkIndex: dev.Attrs().Index, Parent: parent, Priority: 1, Protocol: unix.ETH_P_ALL},
 			Fd:          fd, Name: "file.o:[section]", DirectAction: true,
@@ -199,7 +198,7 @@ func clsBPF(dev vnl.Link, name string, parent uint32) error {
 }
 
 func attachTCX(dev vnl.Link, name string, at uint32) error {
-	return withProgram(unix.BPF_PROG_TYPE_SCHED_CLS, name, tcxNext, func(fd int) error {
+	return labtest.WithProgram(unix.BPF_PROG_TYPE_SCHED_CLS, name, tcxNext, func(fd int) error {
 		attr := struct { // of BPF_PROG_ATTACH
 			target, program, attachType, flags, replace, relative uint32
 			revision                                              uint64
@@ -207,42 +206,6 @@ func attachTCX(dev vnl.Link, name string, at uint32) error {
 		_, err := bpf(unix.BPF_PROG_ATTACH, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
 		return err
 	})
-}
-
-// withProgram loads a program that returns a number. What it is attached to
-// keeps it.
-func withProgram(typ uint32, name string, result uint32, use func(fd int) error) error {
-	code := []struct {
-		op, registers uint8
-		offset        int16
-		value         int32
-	}{
-		{op: unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_K, value: int32(result)}, // r0 = result
-		{op: unix.BPF_JMP | unix.BPF_EXIT},
-	}
-	license := []byte("GPL\x00")
-	var pins runtime.Pinner
-	defer pins.Unpin()
-	pins.Pin(&code[0])
-	pins.Pin(&license[0])
-	attr := struct { // of BPF_PROG_LOAD
-		typ, count      uint32
-		code, license   uint64
-		level, size     uint32
-		log             uint64
-		version, flags  uint32
-		name            [unix.BPF_OBJ_NAME_LEN]byte
-		device, attachs uint32
-	}{
-		typ: typ, count: uint32(len(code)),
-		code: uint64(uintptr(unsafe.Pointer(&code[0]))), license: uint64(uintptr(unsafe.Pointer(&license[0]))),
-	}
-	copy(attr.name[:], name)
-	fd, err := bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
-	if err != nil {
-		return fmt.Errorf("load %q: %w", name, err)
-	}
-	return errors.Join(use(fd), unix.Close(fd))
 }
 
 func nftables(dev vnl.Link, ruleset string) error {

@@ -17,9 +17,10 @@ import (
 // Queue is one NFQUEUE of the namespace: packets that wait there for the
 // verdict of a program.
 type Queue struct {
-	Num     int
-	Waiting uint32
-	Taken   uint32 // packets that the queue has ever taken in, modulo 2^32
+	Num      int
+	Listener uint32 // port ID of the program's netlink socket
+	Waiting  uint32
+	Taken    uint32 // packets that the queue has ever taken in, modulo 2^32
 }
 
 // Queues returns the queues that a program listens to. Removing a chain drops
@@ -134,7 +135,7 @@ func queued(fd, first, count int) (exists bool, err error) {
 // the number of the last packet.
 func parseQueue(line string) (q Queue, err error) {
 	var skip int64
-	_, err = fmt.Sscan(line, &q.Num, &skip, &q.Waiting, &skip, &skip, &skip, &skip, &q.Taken)
+	_, err = fmt.Sscan(line, &q.Num, &q.Listener, &q.Waiting, &skip, &skip, &skip, &skip, &q.Taken)
 	if err != nil {
 		err = fmt.Errorf("fence: read a line about a queue, %q: %w", line, err)
 	}

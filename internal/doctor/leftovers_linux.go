@@ -1,0 +1,90 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+
+	"flowcut/internal/nft"
+	"flowcut/internal/rtnl"
+)
+
+// leftover is something that a flowcut has left behind.
+type leftover struct {
+	name   string
+	remove func() error
+}
+
+// finders look for leftovers of each kind in the namespace; a line more is a
+// kind more.
+var finders = []func(*visit) ([]leftover, error){
+	leftTables,
+}
+
+func lookAtLeftovers(v *visit) (finding, error) {
+	var list []leftover
+	var errs []error
+	for _, find := range finders {
+		found, err := find(v)
+		list = append(list, found...)
+		errs = append(errs, err)
+	}
+	err := errors.Join(errs...)
+	if len(list) == 0 {
+		return finding{found: "none"}, err
+	}
+	if !v.options.RemoveLeftovers {
+		return judgeLeftovers(list), nil
+	}
+	var removed []string
+	var kept []leftover
+	for _, l := range list {
+		if err := l.remove(); err != nil {
+			v.removal = errors.Join(v.removal, fmt.Errorf("remove %s: %w", l.name, err))
+			kept = append(kept, l)
+			continue
+		}
+		removed = append(removed, l.name)
+	}
+	if kept != nil {
+		return judgeLeftovers(kept), nil
+	}
+	return finding{found: "removed " + some(removed)}, nil
+}
+
+func judgeLeftovers(list []leftover) finding {
+	var names []string
+	for _, l := range list {
+		names = append(names, l.name)
+	}
+	return finding{
+		state: Warning, found: some(names),
+		means: "rules of a cut that is over still stop packets",
+		do:    "flowcut doctor --remove-leftovers",
+	}
+}
+
+// leftTables finds tables of fences that belong to no socket: the kernel
+// removes those that do. What is left is a copy that somebody loaded, or
+// was made to outlive its owner.
+func leftTables(v *visit) (out []leftover, err error) {
+	tables, err := v.rules.tables()
+	if rtnl.Missing(err) {
+		return nil, nil
+	}
+	for _, t := range tables {
+		if t.fence() && t.owner == 0 {
+			out = append(out, leftover{"table " + t.String(), func() error { return removeTable(t) }})
+		}
+	}
+	return out, err
+}
+
+func removeTable(t table) error {
+	c, err := nft.Dial(0)
+	if err != nil {
+		return err
+	}
+	b := new(nft.Batch)
+	b.DeleteTable(&nft.Table{Family: nft.Family(t.family), Name: t.name})
+	return errors.Join(c.Commit(b), c.Close())
+}

@@ -1,0 +1,152 @@
+package doctor
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"flowcut/internal/rtnl"
+)
+
+// legacy is the iptables that came before nf_tables, of one family. It has no
+// netlink: its rules are read by getsockopt(2).
+type legacy struct {
+	family, level int
+	names         string // file with the tables that are in use
+	word          string
+	// Where an entry has the offsets of its target and of the next entry: behind
+	// struct ipt_ip or ip6t_ip6 and a number.
+	offsets int
+}
+
+var legacies = []legacy{
+	{unix.AF_INET, unix.SOL_IP, "ip_tables_names", "ip", 88},
+	{unix.AF_INET6, unix.SOL_IPV6, "ip6_tables_names", "ip6", 140},
+}
+
+// Options of sockets, the same numbers for both families.
+const (
+	getInfo    = 64 // IPT_SO_GET_INFO
+	getEntries = 65 // IPT_SO_GET_ENTRIES
+)
+
+// readLegacy goes through the tables that are in use. Others are not asked
+// for: that would bring them into use.
+//
+// Needs to be root, or CAP_DAC_READ_SEARCH, for the names.
+func readLegacy() ([]use, error) {
+	var out []use
+	for _, l := range legacies {
+		names, err := os.ReadFile("/proc/thread-self/net/" + l.names)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return out, fmt.Errorf("look for tables of iptables: %w", err)
+		}
+		for _, name := range strings.Fields(string(names)) {
+			found, err := l.read(name)
+			if err != nil {
+				return out, fmt.Errorf("read table %s of iptables: %w", name, err)
+			}
+			out = append(out, found...)
+		}
+	}
+	return out, nil
+}
+
+// read returns the uses in one table.
+func (l legacy) read(name string) ([]use, error) {
+	fd, err := unix.Socket(l.family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		if rtnl.Missing(err) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	const tries = 3 // rules may change between the two calls
+	for try := 1; ; try++ {
+		entries, err := l.ask(fd, name)
+		if errors.Is(err, unix.EAGAIN) && try < tries {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return l.parse(name, entries)
+	}
+}
+
+// ask returns the entries of a table, one behind the other.
+func (l legacy) ask(fd int, table string) ([]byte, error) {
+	const (
+		nameLen  = 32      // XT_TABLE_MAXNAMELEN
+		infoLen  = 84      // struct ipt_getinfo
+		sizeAt   = 80      // ipt_getinfo.size
+		headAt   = nameLen // ipt_get_entries.size
+		headSize = 40      // offset of ipt_get_entries.entrytable
+	)
+	info := make([]byte, infoLen)
+	copy(info[:nameLen-1], table)
+	if err := getsockopt(fd, l.level, getInfo, info); err != nil {
+		return nil, err
+	}
+	size := binary.NativeEndian.Uint32(info[sizeAt:])
+	all := make([]byte, headSize+int(size))
+	copy(all[:nameLen-1], table)
+	binary.NativeEndian.PutUint32(all[headAt:], size)
+	if err := getsockopt(fd, l.level, getEntries, all); err != nil {
+		return nil, err
+	}
+	return all[headSize:], nil
+}
+
+func getsockopt(fd, level, option int, b []byte) error {
+	var pins runtime.Pinner
+	defer pins.Unpin()
+	pins.Pin(&b[0])
+	n := uint32(len(b))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
+		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&n)), 0)
+	if errno != 0 {
+		return os.NewSyscallError("getsockopt", errno)
+	}
+	return nil
+}
+
+// parse goes through entries: struct ipt_entry or ip6t_entry, each with its
+// matches and its target, struct xt_entry_target. A chain that a user has made
+// begins with a target ERROR that has its name.
+func (l legacy) parse(table string, entries []byte) ([]use, error) {
+	const targetName, targetInfo = 2, 32 // offsets of name and data
+	var out []use
+	chain := "" // one of the kernel's
+	for len(entries) > 0 {
+		if len(entries) < l.offsets+4 {
+			return nil, fmt.Errorf("an entry of %d bytes", len(entries))
+		}
+		target := int(binary.NativeEndian.Uint16(entries[l.offsets:]))
+		next := int(binary.NativeEndian.Uint16(entries[l.offsets+2:]))
+		if next <= l.offsets || next > len(entries) || target+targetInfo > next {
+			return nil, fmt.Errorf("an entry of %d bytes in %d, with a target at %d", next, len(entries), target)
+		}
+		t := entries[target:next]
+		name := unix.ByteSliceToString(t[targetName : targetInfo-1]) // the last byte is a revision
+		if name == "ERROR" {
+			chain = unix.ByteSliceToString(t[targetInfo:])
+		}
+		if what := judgeTarget(name, t[targetInfo:]); what != "" && !fenceChain.MatchString(chain) {
+			out = append(out, use{what, fmt.Sprintf("%s %s of iptables-legacy", l.word, table)})
+		}
+		entries = entries[next:]
+	}
+	return out, nil
+}
