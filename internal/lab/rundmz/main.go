@@ -83,10 +83,11 @@ func run(ctx context.Context, command []string) (err error) {
 func load(ctx context.Context, net *lab.Topology) (ends, bystander lab.Ends, err error) {
 	client := net.Clients[0]
 	for n, server := range net.Servers {
-		if _, err := server.Listen(port); err != nil {
+		at := port + uint16(n)
+		if _, err := server.Listen(at); err != nil {
 			return nil, nil, err
 		}
-		if err := net.Gateway.Forward(port+uint16(n), server); err != nil {
+		if err := net.Gateway.Forward(at, server); err != nil {
 			return nil, nil, err
 		}
 	}
