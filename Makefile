@@ -9,10 +9,10 @@ ROUNDS ?= 5
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: build demo test soak failover differ bench deps lint fmt tidy vet staticcheck errcheck errorlint unit man install uninstall clean
+.PHONY: build demo test soak failover differ bench deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
 
 build:
-	CGO_ENABLED=0 go build -trimpath -o flowcut ./cmd/flowcut
+	CGO_ENABLED=0 go build -trimpath -ldflags "-X flowcut/internal/cli.stamp=$$(packaging/version)" -o flowcut ./cmd/flowcut
 
 demo: build
 	./flowcut demo
@@ -32,10 +32,22 @@ bench: build
 	cd bench && CGO_ENABLED=0 go build -trimpath -o bin/ ./...
 	bench/bin/bench -sizes $(SIZES) -parts $(PARTS) -rounds $(ROUNDS)
 
+deb:
+	packaging/build dist $$(go env GOARCH)
+
+deb-test: deb
+	packaging/deb-test
+
+dist:
+	packaging/dist
+
+cross:
+	packaging/cross
+
 deps:
 	.ci/deps
 
-lint: fmt tidy vet staticcheck errcheck errorlint
+lint: fmt tidy vet staticcheck errcheck errorlint vuln
 
 fmt:
 	test -z "$$(gofmt -l . | tee /dev/stderr)"
@@ -57,6 +69,9 @@ errcheck:
 errorlint:
 	$(TOOL) go-errorlint ./...
 
+vuln:
+	tools/vuln
+
 unit:
 	go test -p 1 -count 1 -timeout 8m ./...
 
@@ -72,4 +87,4 @@ uninstall:
 
 clean:
 	rm -f flowcut demo.svg
-	rm -rf bench/bin
+	rm -rf bench/bin dist

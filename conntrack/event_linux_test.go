@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 	"testing"
@@ -161,7 +162,7 @@ func TestEventKinds(t *testing.T) {
 		}
 		noEvent(t, all[i])
 	}
-	for _, cfg := range []EventConfig{{Flows: EventOverrun}, {RecvBuffer: -1}, {RecvBuffer: 1 << 40}} {
+	for _, cfg := range []EventConfig{{Flows: EventOverrun}, {RecvBuffer: -1}, {RecvBuffer: math.MaxInt}} {
 		if l, err := c.Listen(cfg); err == nil {
 			_ = l.Close()
 			t.Errorf("listen %+v: no error", cfg)

@@ -387,7 +387,8 @@ func (f *Flow) appendState(b []byte) []byte {
 		b = appendUint32(b, attrMark, uint32(f.Mark))
 	}
 	if f.Has&AttrLabels != 0 {
-		b = appendAttr(b, attrLabels, f.Labels[:])
+		labels := f.Labels.turned()
+		b = appendAttr(b, attrLabels, labels[:])
 	}
 	if f.Has&AttrOrigSeqAdj != 0 {
 		b = f.OrigSeqAdj.append(b, attrSeqAdjOrig)

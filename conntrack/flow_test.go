@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,6 +56,7 @@ func readHex(t testing.TB, file string) []byte {
 	if err != nil {
 		t.Fatalf("%s: %v", file, err)
 	}
+	native(t, b)
 	return b
 }
 
@@ -238,8 +240,8 @@ func TestParseErrors(t *testing.T) {
 		"no protocol":   {nest(attrTupleMaster, nest(attrTupleIP, raw(attrIPv4Src, 4), raw(attrIPv4Dst, 4))), "CTA_TUPLE_MASTER: no protocol"},
 		"two families":  {nest(attrTupleMaster, nest(attrTupleIP, raw(attrIPv4Src, 4), raw(attrIPv6Dst, 16))), "CTA_TUPLE_MASTER: addresses of two families: 0.0.0.0 and ::"},
 		"header":        {[]byte{1, 2, 3}, "conntrack message attribute header: 3 bytes, want 4"},
-		"short header":  {[]byte{3, 0, 1, 0}, "conntrack message attribute 1: 3 bytes, want 4"},
-		"cut off":       {[]byte{9, 0, 1, 0, 0, 0, 0, 0}, "conntrack message attribute 1: 9 bytes, 8 left"},
+		"short header":  {appendAttrHeader(nil, 1, 3-attrHeaderLen), "conntrack message attribute 1: 3 bytes, want 4"},
+		"cut off":       {append(appendAttrHeader(nil, 1, 5), 0, 0, 0, 0), "conntrack message attribute 1: 9 bytes, 8 left"},
 		"nested header": {nest(attrTupleOrig, []byte{1, 2}), "CTA_TUPLE_ORIG attribute header: 2 bytes, want 4"},
 	}
 	for name, tt := range tests {
@@ -375,8 +377,11 @@ func FuzzDatagram(f *testing.F) {
 		f.Add(endMessage(append(m, b...), start))
 	}
 	ack := binary.NativeEndian.AppendUint32(nil, 36) // nlmsg_len
-	ack = append(ack, 2, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0)
-	ack = append(ack, 0xfe, 0xff, 0xff, 0xff) // -ENOENT
+	ack = binary.NativeEndian.AppendUint16(ack, uint16(msgError))
+	ack = binary.NativeEndian.AppendUint16(ack, uint16(flagCapped))
+	ack = binary.NativeEndian.AppendUint32(ack, 1) // sequence
+	ack = append(ack, 0, 0, 0, 0)
+	ack = append(ack, nativeInt32(-int32(syscall.ENOENT))...)
 	f.Add(append(ack, make([]byte, 16)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for len(b) > 0 {

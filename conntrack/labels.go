@@ -1,11 +1,17 @@
 package conntrack
 
-import "fmt"
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"slices"
+)
 
 // Labels is the 128-bit label set, bit 0 is the lowest bit of the first byte.
 //
-// Wire: CTA_LABELS, 16 bytes; a shorter value of whole 32-bit words is filled
-// with zeroes. The kernel sends it only if a bit is set.
+// Wire: CTA_LABELS, 16 bytes, an array of unsigned long in the order of the
+// machine; a shorter value of whole 32-bit words is filled with zeroes. The
+// kernel sends it only if a bit is set.
 type Labels [16]byte
 
 // NumLabels is how many labels there are, numbered from 0.
@@ -32,5 +38,22 @@ func (l *Labels) parse(v []byte) error {
 	}
 	*l = Labels{}
 	copy(l[:], v)
+	*l = l.turned()
 	return nil
+}
+
+// bigEndian tells whether this machine has the high byte of a number first.
+var bigEndian = binary.NativeEndian.Uint16([]byte{0, 1}) == 1
+
+// turned returns labels as the kernel has them, given ours, and ours given the
+// kernel's. Its unsigned long is taken to be as long as this program's.
+// Source: struct nf_conn_labels in include/net/netfilter/nf_conntrack_labels.h.
+func (l Labels) turned() Labels {
+	if bigEndian {
+		const long = bits.UintSize / 8
+		for at := 0; at < len(l); at += long {
+			slices.Reverse(l[at : at+long])
+		}
+	}
+	return l
 }

@@ -1,8 +1,10 @@
 package conntrack
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -170,6 +172,15 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// nativeInt32 is numbers in the order of this machine.
+func nativeInt32(numbers ...int32) []byte {
+	var b []byte
+	for _, n := range numbers {
+		b = binary.NativeEndian.AppendUint32(b, uint32(n))
+	}
+	return b
+}
+
 func TestParseAnswer(t *testing.T) {
 	tests := map[string]struct {
 		h    header
@@ -180,22 +191,22 @@ func TestParseAnswer(t *testing.T) {
 		"success": {header{typ: msgError}, make([]byte, 20), answer{}, ""},
 		"capped, with words": {
 			header{typ: msgError, flags: flagCapped | flagAckTLVs},
-			append([]byte{0xea, 0xff, 0xff, 0xff, 99, 0, 0, 0, 15: 0, 19: 0}, // -EINVAL, nlmsg_len 99
-				8, 0, 1, 0, 'b', 'a', 'd', 0, // NLMSGERR_ATTR_MSG
-				8, 0, 2, 0, 24, 0, 0, 0), // NLMSGERR_ATTR_OFFS
+			slices.Concat(nativeInt32(-int32(syscall.EINVAL), 99, 0, 0, 0), // nlmsg_len 99
+				appendAttr(nil, 1, []byte("bad\x00")), // NLMSGERR_ATTR_MSG
+				appendAttr(nil, 2, nativeInt32(24))),  // NLMSGERR_ATTR_OFFS
 			answer{syscall.EINVAL, "bad", 24}, "",
 		},
 		"whole, with words": {
 			header{typ: msgError, flags: flagAckTLVs},
-			append([]byte{0xfe, 0xff, 0xff, 0xff, 20, 0, 0, 0, 23: 0}, 8, 0, 1, 0, 'n', 'o', 'w', 0),
+			append(nativeInt32(-int32(syscall.ENOENT), 20, 0, 0, 0, 0), appendAttr(nil, 1, []byte("now\x00"))...),
 			answer{syscall.ENOENT, "now", 0}, "",
 		},
 		"done":          {header{typ: msgDone}, make([]byte, 4), answer{}, ""},
 		"short":         {header{typ: msgError}, make([]byte, 3), answer{}, "struct nlmsgerr: 3 bytes, want 4"},
-		"positive":      {header{typ: msgError}, []byte{1, 0, 0, 0}, answer{}, "errno out of range: 1"},
-		"no such errno": {header{typ: msgDone}, []byte{0, 0xf0, 0xff, 0xff}, answer{}, "errno out of range: -4096"},
+		"positive":      {header{typ: msgError}, nativeInt32(1), answer{}, "errno out of range: 1"},
+		"no such errno": {header{typ: msgDone}, nativeInt32(-4096), answer{}, "errno out of range: -4096"},
 		"cut off": {
-			header{typ: msgError, flags: flagAckTLVs}, []byte{0xfe, 0xff, 0xff, 0xff, 99, 0, 0, 0, 19: 0},
+			header{typ: msgError, flags: flagAckTLVs}, nativeInt32(-int32(syscall.ENOENT), 99, 0, 0, 0),
 			answer{}, "request in struct nlmsgerr cut off",
 		},
 	}

@@ -43,7 +43,8 @@ func openNetNS(fd int) (*netNS, error) {
 	if err := unix.Fstat(int(n.f.Fd()), &st); err != nil {
 		return nil, errors.Join(err, n.f.Close())
 	}
-	n.dev, n.ino = st.Dev, st.Ino
+	// On MIPS the device has 32 bits.
+	n.dev, n.ino = uint64(st.Dev), st.Ino
 	return n, nil
 }
 
@@ -71,7 +72,7 @@ func (n *netNS) isCurrent() bool {
 		return true
 	}
 	var st unix.Stat_t
-	return unix.Stat(threadNS, &st) == nil && st.Dev == n.dev && st.Ino == n.ino
+	return unix.Stat(threadNS, &st) == nil && uint64(st.Dev) == n.dev && st.Ino == n.ino
 }
 
 // dialScratch opens a socket in a new network namespace, which lives as long

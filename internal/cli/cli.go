@@ -158,13 +158,20 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usage(hint, "%v", err)
 }
 
-// version returns the version that the go command stamped on the program.
+// stamp is the version, as packaging/version has it. The linker writes it.
+var stamp string
+
+// version returns the version that make or, without it, the go command has
+// stamped on the program.
 func version() string {
+	if stamp != "" {
+		return stamp
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok || info.Main.Version == "" || info.Main.Version == "(devel)" {
 		return "(built from source)"
 	}
-	return info.Main.Version
+	return strings.TrimPrefix(info.Main.Version, "v")
 }
 
 // noWords refuses words that belong to no flag.

@@ -139,7 +139,7 @@ func TestProtocols(t *testing.T) {
 			"dccp     33 src=10.0.0.1 dst=10.0.0.2 sport=0 dport=0 src=10.0.0.2 dst=10.0.0.1 sport=0 dport=0",
 			"-p dccp", `<layer4 protonum="33" protoname="dccp"><sport>0</sport><dport>0</dport></layer4>`},
 		{conntrack.Flow{Orig: ports(conntrack.ProtoSCTP, "10.0.0.1:1", "10.0.0.2:2"), Has: conntrack.AttrSCTP,
-			SCTP: conntrack.SCTP{State: conntrack.SCTPHeartbeatAcked, OrigVTag: 0x01000000, ReplyVTag: 0x02010000}},
+			SCTP: conntrack.SCTP{State: conntrack.SCTPHeartbeatAcked, OrigVTag: SwapVTag(1), ReplyVTag: SwapVTag(258)}},
 			"sctp     132 HEARTBEAT_ACKED src=10.0.0.1 dst=10.0.0.2 sport=1 dport=2 src=10.0.0.2 dst=10.0.0.1 sport=2 dport=1",
 			"-p sctp --sport 1 --dport 2 --reply-port-src 2 --reply-port-dst 1 --state HEARTBEAT_ACKED --orig-vtag 1 --reply-vtag 258",
 			"<state>HEARTBEAT_ACKED</state>"},

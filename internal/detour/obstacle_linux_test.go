@@ -136,8 +136,9 @@ func (o obstacle) on(t *testing.T, h *lab.Host, device string) {
 	}
 }
 
-// magicBlock stands for a block in place of a device: TCM_IFINDEX_MAGIC_BLOCK.
-const magicBlock = 0xffffffff
+// magicBlock stands for a block in place of a device: TCM_IFINDEX_MAGIC_BLOCK,
+// 0xffffffff in the 32 bits that the message has.
+const magicBlock = -1
 
 func clsact(dev vnl.Link, block uint32) error {
 	q := &vnl.Clsact{QdiscAttrs: vnl.QdiscAttrs{
