@@ -73,7 +73,7 @@ vuln:
 	tools/vuln
 
 unit:
-	go test -p 1 -count 1 -timeout 8m ./...
+	go test -p 2 -count 1 -timeout 8m ./...
 
 man:
 	man -l docs/flowcut.8 docs/flowcut-conntrack.8
