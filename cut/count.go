@@ -44,7 +44,10 @@ func (c *cutting) conclude(ctx context.Context) (err error) {
 		c.lookForDetours()
 		err = errors.Join(c.count(ctx), c.remaining(ctx), c.unqueue()) // the queues last, since they fill again
 		c.receipt.Fence.LiftedAfterMS = c.since(time.Now())            // packets pass before Lift returns
-		err = errors.Join(err, c.fence.Lift())
+		c.receipt.Fence.Limits = c.fence.Facts().Limits
+		lift, cancel := context.WithTimeout(ctx, liftFor)
+		defer cancel()
+		err = errors.Join(err, c.fence.Lift(lift))
 	}
 	if err != nil && c.ended == "" {
 		c.ended = fmt.Sprintf("it could not be counted or lifted: %v", err)
@@ -52,6 +55,10 @@ func (c *cutting) conclude(ctx context.Context) (err error) {
 	c.report()
 	return err
 }
+
+// liftFor is how long other programs that hold the lock of iptables are waited
+// for, in the end.
+const liftFor = 10 * time.Second
 
 // report makes the receipts.
 func (c *cutting) report() {
@@ -68,13 +75,13 @@ func (c *cutting) report() {
 // count reads what the fence has counted and noted, before it is lifted.
 func (c *cutting) count(ctx context.Context) error {
 	r := &c.receipt
-	n, err := c.fence.Counts()
+	n, err := c.fence.Counts(ctx)
 	if err != nil {
 		return err
 	}
 	r.Fence.Packets, r.Fence.Bytes, r.Fence.LeakedPackets = n.Packets, n.Bytes, n.Leaked
 	r.Flows.Refused = int(n.Refused)
-	c.untracked = n.Untracked
+	c.untracked, c.disturbed = n.Untracked, n.Disturbed
 	born, err := c.born()
 	if err != nil {
 		return err

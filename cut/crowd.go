@@ -1,6 +1,9 @@
 package cut
 
-import "slices"
+import (
+	"context"
+	"slices"
+)
 
 // maxGuarded is the most flows that the guard takes in one by one, and whose
 // ends are asked: each is two elements of sets in the kernel, some 400 bytes,
@@ -9,8 +12,8 @@ var maxGuarded = 250_000 // tests change it
 
 // limit makes do with the coarse guard for the selectors that mean the most
 // flows, where there are too many in all.
-func (c *cutting) limit() error {
-	if c.coarse || len(c.members.list) <= maxGuarded || !c.fence.Coarse() || !adopts(c.o.NetNS) {
+func (c *cutting) limit(ctx context.Context) error {
+	if c.coarse || len(c.members.list) <= maxGuarded || !c.facts.Coarse || !adopts(c.o.NetNS) {
 		return nil
 	}
 	c.crowds = c.largest()
@@ -24,7 +27,7 @@ func (c *cutting) limit() error {
 			c.asked = append(c.asked, m)
 		}
 	}
-	return c.fence.GuardCoarse()
+	return c.fence.GuardCoarse(ctx)
 }
 
 // largest returns the places of the selectors that are left to the coarse guard:

@@ -155,7 +155,8 @@ type cutting struct {
 	o      Options
 	set    *selector.Set // what is cut
 	ct     *conntrack.Client
-	fence  *fence.Fence
+	fence  barrier
+	facts  fence.Facts
 	prober *probe.Prober
 	step   string
 	dry    bool // nothing is to be done: nobody is asked
@@ -210,6 +211,7 @@ type cutting struct {
 	lost      int               // packets that waited in queues when the guard was lifted
 	endless   bool              // new mirrors did not cease to come
 	untracked uint64            // packets on cut tuples that conntrack was told not to track
+	disturbed string            // a chain whose rules somebody else has changed, so that it may not lead to ours
 	told      bool              // an end of a cut flow was
 	knocking  []conntrack.Tuple // still sending when the guard was lifted
 	detours   []detour.Finding  // what may carry packets past all hooks
@@ -231,15 +233,9 @@ func (c *cutting) dial() (err error) {
 
 // open opens the other sockets. It changes nothing.
 func (c *cutting) open() (err error) {
-	c.fence, err = fence.New(fence.Config{
-		NetNS: c.o.NetNS, Silent: c.o.Silent, Without: c.o.without,
-		Selectors: c.set.Merged(), Spare: c.o.Spare, Except: c.o.Except,
-		Remember: c.o.Timeout + c.o.Settle + time.Minute,
-	})
-	if err != nil {
+	if err := c.openFence(c.o.Fence); err != nil {
 		return err
 	}
-	c.receipt.Fence.Exact = c.fence.Exact()
 	if !c.kicks() {
 		return nil
 	}
@@ -280,10 +276,10 @@ func (c *cutting) run(ctx context.Context) error {
 		c.checked = true
 		return nil
 	}
-	if err := c.limit(); err != nil {
+	if err := c.limit(ctx); err != nil {
 		return err
 	}
-	if err := c.take(found); err != nil {
+	if err := c.take(ctx, found); err != nil {
 		return err
 	}
 	if err := c.delete(ctx, crowd(found)); err != nil {
@@ -329,7 +325,7 @@ func (c *cutting) begin(step string) {
 
 // take puts members under the guard. Without a hold, what has no handshake
 // goes free as soon as its entry is gone.
-func (c *cutting) take(list []*member) error {
+func (c *cutting) take(ctx context.Context, list []*member) error {
 	var guarded []*member
 	late := false // some have not been fenced before
 	for _, m := range list {
@@ -341,7 +337,7 @@ func (c *cutting) take(list []*member) error {
 	if len(guarded)+len(c.twins) == 0 {
 		return nil
 	}
-	if err := c.fence.Guard(tuples(guarded), slices.Collect(maps.Values(c.twins))...); err != nil {
+	if err := c.fence.Guard(ctx, tuples(guarded), slices.Collect(maps.Values(c.twins))...); err != nil {
 		return err
 	}
 	switch {
@@ -358,7 +354,7 @@ func (c *cutting) take(list []*member) error {
 
 // frees tells whether a member is not taken into the guard.
 func (c *cutting) frees(m *member) bool {
-	return m.tcp && (c.coarse || m.crowd) || !m.tcp && c.o.Hold == 0
+	return m.tcp && (c.coarse || m.crowd) || !m.tcp && c.o.Hold == 0 && (c.facts.Births || !c.facts.Exact)
 }
 
 // tell makes the ends hear that it is over. Where some stay silent, the flows
@@ -409,7 +405,7 @@ func (c *cutting) deleteAll(ctx context.Context, found []*member) error {
 			return err
 		}
 		var err error
-		if found, err = c.sweep(ctx, c.receipt.Fence.Exact); err != nil {
+		if found, err = c.sweep(ctx, c.facts.Births); err != nil {
 			return err
 		}
 		if len(found) == 0 {
@@ -420,7 +416,7 @@ func (c *cutting) deleteAll(ctx context.Context, found []*member) error {
 			c.endless = true
 			return nil
 		}
-		if err := c.take(found); err != nil {
+		if err := c.take(ctx, found); err != nil {
 			return err
 		}
 		if c.kicks() {
@@ -446,7 +442,7 @@ func (c *cutting) lower(ctx context.Context) error {
 		return err
 	}
 	c.lowered = time.Now()
-	return c.fence.Lower()
+	return c.fence.Lower(ctx)
 }
 
 // again looks for entries on cut tuples right before the guard is lifted.

@@ -75,6 +75,9 @@ func off(t testing.TB, net *lab.Topology) {
 func runCut(t testing.TB, net *lab.Topology, o Options) *Receipt {
 	t.Helper()
 	o.NetNS = net.Gateway.NS.Fd()
+	if o.Fence == AnyBackend {
+		o.Fence = backend
+	}
 	r, err := Run(labtest.Context(t), o)
 	if err != nil {
 		t.Fatal(err)

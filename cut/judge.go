@@ -28,6 +28,7 @@ func (c *cutting) judge(q *request) {
 	doubt(r.Fence.LeakedPackets > 0, "packets of selected flows that passed the fence: %d, on a path where its rules do not stop them; cut again, and report it", r.Fence.LeakedPackets)
 	doubt(q.members.offloaded() > 0, "flows that a flowtable forwarded past all rules until their entries were deleted, and for a moment longer: %d; cut again in a few seconds", q.members.offloaded())
 	doubt(c.untracked > 0, "packets of cut flows that a NOTRACK rule keeps from connection tracking: %d, which only the guard has stopped; take the rule away, or drop them there", c.untracked)
+	doubt(c.disturbed != "", "somebody else has changed %s while the fence stood, so that packets may have passed it; cut again", c.disturbed)
 	c.judgeDetours(q, doubt)
 	doubt(c.endless, "mirrors of what is selected kept coming, so somebody sends segments without connections from a service's port; block them, or leave mirrors alone by --no-mirror")
 	doubt(c.blind, "programs listen to NFQUEUEs, and whether packets wait there since before the fence could not be seen: run it as root, or with CAP_DAC_READ_SEARCH")

@@ -22,16 +22,16 @@ func TestNegatedListHarmsNobody(t *testing.T) {
 	for i := range 60 {
 		f, err := fence.New(fence.Config{NetNS: net.Gateway.NS.Fd(), Selectors: []selector.Selector{s}})
 		must(t, err)
-		must(t, f.Raise(conntrack.FamilyIPv4))
+		must(t, f.Raise(t.Context(), conntrack.FamilyIPv4))
 		before := busy.Peers().Received()
 		labtest.Until(t, "a good deal has passed", func() bool { return busy.Peers().Received() > before+1<<20 })
-		n, err := f.Counts()
+		n, err := f.Counts(t.Context())
 		must(t, err)
 		if n.Packets != 0 {
 			t.Errorf("round %d: %d packets were stopped", i, n.Packets)
 		}
 		if i%2 == 0 {
-			must(t, f.Lift())
+			must(t, f.Lift(t.Context()))
 		}
 		must(t, f.Close())
 		if n := both(busy).Told(nil); n != 6 {

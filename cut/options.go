@@ -75,6 +75,10 @@ type Options struct {
 	// rules, such as an XDP program on the way, carries none of the flows.
 	AcceptDetours bool
 
+	// Fence is what the fence is made of. Zero: what the kernel has, nf_tables
+	// first.
+	Fence Backend
+
 	// Flows asks for the list of flows in the receipt.
 	Flows bool
 
@@ -82,6 +86,7 @@ type Options struct {
 	Progress func(Step)
 
 	without fence.Part // for tests: what fails without it
+	lacks   error      // for tests: what the kernel answers for want of nf_tables
 }
 
 // Durations that Options take for zero, and special ones.

@@ -14,6 +14,9 @@ func (c *cutting) raise(ctx context.Context) error {
 	if n, err := c.ct.Count(ctx); err != nil || n == 0 {
 		return err
 	}
+	if err := c.fits(ctx); err != nil {
+		return err
+	}
 	// To find an entry in a large table with few takes longer than all else: so
 	// IPv4, which is hardly ever not tracked, is looked up when its fence is up.
 	families := c.set.Families()
@@ -24,7 +27,7 @@ func (c *cutting) raise(ctx context.Context) error {
 			has, err = c.ct.Has(ctx, family)
 		}
 		if err == nil && has {
-			err = c.fence.Raise(family)
+			err = c.raiseFence(ctx, family)
 		}
 		if err != nil {
 			return err
@@ -42,7 +45,7 @@ func (c *cutting) raise(ctx context.Context) error {
 		return nil
 	}
 	if c.coarse = c.mayForget(); c.coarse {
-		if err := c.fence.GuardCoarse(); err != nil {
+		if err := c.fence.GuardCoarse(ctx); err != nil {
 			return err
 		}
 	}
@@ -51,6 +54,10 @@ func (c *cutting) raise(ctx context.Context) error {
 	}
 	var err error
 	c.waiting, err = c.queues()
+	if err == nil && c.facts.Exact && !c.facts.Births {
+		// A first packet among what waits would begin a flow behind the listing.
+		err = c.drain(ctx)
+	}
 	return err
 }
 
@@ -58,7 +65,7 @@ func (c *cutting) raise(ctx context.Context) error {
 // and nothing is waited for. Where conntrack adopts nothing in mid-stream, what
 // goes on without an entry would pass that guard as invalid.
 func (c *cutting) mayForget() bool {
-	return !c.kicks() && c.o.Settle == 0 && c.fence.Coarse() && c.o.without == 0 && adopts(c.o.NetNS)
+	return !c.kicks() && c.o.Settle == 0 && c.facts.Coarse && c.o.without == 0 && adopts(c.o.NetNS)
 }
 
 // raisedRightly takes the fence for IPv4 back if there is no entry that it could
@@ -68,7 +75,7 @@ func (c *cutting) raisedRightly(ctx context.Context) error {
 	if err != nil || has {
 		return err
 	}
-	if err := c.fence.Withdraw(conntrack.FamilyIPv4); err != nil {
+	if err := c.fence.Withdraw(ctx, conntrack.FamilyIPv4); err != nil {
 		return err
 	}
 	if !c.fence.Stands(conntrack.FamilyIPv6) {
@@ -79,7 +86,7 @@ func (c *cutting) raisedRightly(ctx context.Context) error {
 
 func (c *cutting) raisedNow() {
 	c.raised = time.Now()
-	c.receipt.Fence.Backend = "nf_tables"
+	c.receipt.Fence.Backend = string(c.facts.Backend)
 	c.receipt.Fence.RaisedAfterMS = c.since(c.raised)
 }
 

@@ -86,7 +86,7 @@ type EndpointCounts struct {
 
 // FenceReport says when the fence stood and what it stopped.
 type FenceReport struct {
-	Backend       string `json:"backend"` // "nf_tables", empty if none was needed
+	Backend       string `json:"backend"` // "nf_tables" or "iptables", empty if none was needed
 	Exact         bool   `json:"exact"`   // by the selector; otherwise by the flows' tuples, from the first dump on
 	RaisedAfterMS Millis `json:"raised_after_ms"`
 	SilentAfterMS Millis `json:"silent_after_ms"` // last packet of a selected flow behind the fence, else its rise
@@ -94,6 +94,9 @@ type FenceReport struct {
 	LiftedAfterMS Millis `json:"lifted_after_ms"`
 	Packets       uint64 `json:"packets"` // stopped
 	Bytes         uint64 `json:"bytes"`   // stopped
+
+	// Limits say what this backend cannot promise, a sentence each.
+	Limits []string `json:"limits,omitempty"`
 
 	// Detours are what may carry packets of the flows past all rules.
 	Detours []string `json:"detours,omitempty"`

@@ -18,7 +18,7 @@ func (c *cutting) find(ctx context.Context) (found []*member, err error) {
 	for range listings {
 		before := len(c.members.list)
 		_, err = c.sweep(ctx, true)
-		if err != nil || c.receipt.Fence.Exact || len(c.members.list) == before {
+		if err != nil || c.facts.Births || len(c.members.list) == before {
 			break
 		}
 	}

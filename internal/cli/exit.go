@@ -161,7 +161,10 @@ func describe(err error) (what, hint string) {
 	if e, ok := errors.AsType[*selector.Error](err); ok {
 		return e.What(), e.Hint
 	}
-	if e, ok := errors.AsType[*cut.TooManyError](err); ok {
+	if e, ok := errors.AsType[*cut.TooManyError](err); ok && e.Backend != "" {
+		return fmt.Sprintf("at least %s match, more than the %d that a fence of %s takes: nothing was changed", count(e.Found, "flow"), e.Max, e.Backend),
+			"cut them in parts, by a narrower selection"
+	} else if ok {
 		return fmt.Sprintf("at least %s match, more than --max %d: nothing was changed", count(e.Found, "flow"), e.Max),
 			"see which with \"flowcut list\" or --dry-run, then narrow the selection or give a larger --max"
 	}

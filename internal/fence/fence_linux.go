@@ -7,6 +7,7 @@ package fence
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -72,7 +73,7 @@ type Fence struct {
 	numbers        Numbers
 	tables         []*raised
 	lowered        bool
-	queues         *os.File // open once Queues was called
+	queues         queueFile
 }
 
 // raised is the table of one family.
@@ -91,6 +92,7 @@ func New(cfg Config) (*Fence, error) {
 	}
 	f := plan(cfg)
 	f.conn = conn
+	f.queues.netNS = cfg.NetNS
 	f.name = fmt.Sprintf("flowcut-%08x", rand.Uint32())
 	return f, nil
 }
@@ -169,7 +171,7 @@ func (f *Fence) bridgesCall(family conntrack.Family) bool {
 // Raise puts up the fence for one family, from the selector alone. When it
 // returns, no packet of a selected flow gets through. It turns connection
 // tracking on for the family, so it is for families that have entries.
-func (f *Fence) Raise(family conntrack.Family) error {
+func (f *Fence) Raise(_ context.Context, family conntrack.Family) error {
 	r := f.lay(family)
 	first, second := new(nft.Batch), new(nft.Batch)
 	first.AddEmptyTable(r.table)
@@ -191,7 +193,7 @@ func (f *Fence) Raise(family conntrack.Family) error {
 }
 
 // Withdraw takes the fence of one family down again.
-func (f *Fence) Withdraw(family conntrack.Family) error {
+func (f *Fence) Withdraw(_ context.Context, family conntrack.Family) error {
 	b := new(nft.Batch)
 	for _, r := range f.tables {
 		if r.family == nft.Family(family) {
@@ -227,12 +229,7 @@ func (f *Fence) Settle() error { return f.settle(countLeaked, countLeakCut) }
 func (f *Fence) SettleTuples() error { return f.settle(countLeakCut) }
 
 func (f *Fence) settle(counters ...string) error {
-	const global = 1 // MEMBARRIER_CMD_GLOBAL: a grace period, and packets are handled within one
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
-		// Kernels with nohz_full or without the call: far longer than a grace
-		// period takes, for want of another way to wait for one.
-		time.Sleep(50 * time.Millisecond)
-	}
+	grace()
 	for _, r := range f.tables {
 		n, err := f.conn.Counts(r.table)
 		if err != nil {
@@ -248,20 +245,30 @@ func (f *Fence) settle(counters ...string) error {
 	return nil
 }
 
+// grace waits until no packet is under way that was when it was called.
+func grace() {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL: a grace period, and packets are handled within one
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+		// Kernels with nohz_full or without the call: far longer than a grace
+		// period takes, for want of another way to wait for one.
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 // Entry names an entry of the table for good.
 type Entry struct {
 	Orig, Reply conntrack.Tuple
 	ID          uint32
 }
 
-// Guard takes the tuples of flows, as both ends send, into the guard, before
-// the flows may be deleted. The first call makes room for ends: for twice the
+// Guard takes the tuples of flows into the guard, of each the original one, then
+// that of the replies, before the flows may be deleted. The first call makes room for ends: for twice the
 // tuples that it brings, at least 131,072 in each family.
 //
 // Entries that pass are of flows that are not meant, but have one of the tuples
 // in another zone. What conntrack cannot place on theirs is dropped without an
 // answer, which might end them.
-func (f *Fence) Guard(tuples []conntrack.Tuple, pass ...Entry) error {
+func (f *Fence) Guard(_ context.Context, tuples []conntrack.Tuple, pass ...Entry) error {
 	for _, r := range f.tables {
 		var elems []nft.Element
 		for _, t := range tuples {
@@ -327,7 +334,7 @@ func (r *raised) open(b *nft.Batch, tuples int) {
 
 // Lower takes away the fence and leaves the guard: new flows on other tuples
 // are the ruleset's business again.
-func (f *Fence) Lower() error {
+func (f *Fence) Lower(context.Context) error {
 	b := new(nft.Batch)
 	for _, r := range f.tables {
 		for _, chain := range []string{chainSelected, chainLateSelected, chainLeakSelected} {
@@ -355,9 +362,9 @@ func (f *Fence) lowerCoarse() error {
 
 // Lift removes all that stands. The selector's rules go before its sets: a
 // packet that meets them while both go finds the sets empty.
-func (f *Fence) Lift() error {
+func (f *Fence) Lift(ctx context.Context) error {
 	if !f.lowered {
-		if err := f.Lower(); err != nil {
+		if err := f.Lower(ctx); err != nil {
 			return err
 		}
 	}
@@ -379,11 +386,7 @@ func (f *Fence) Lift() error {
 
 // Close closes the socket; what still stands goes with it.
 func (f *Fence) Close() error {
-	err := f.conn.Close()
-	if f.queues != nil {
-		err = errors.Join(err, f.queues.Close())
-	}
-	return err
+	return errors.Join(f.conn.Close(), f.queues.Close())
 }
 
 // Mark is a set of ends or flows that packets have left their mark in.
@@ -465,10 +468,14 @@ type Counts struct {
 	Refused   uint64 // first packets of new flows dropped because a set was full
 	Leaked    uint64 // packets of selected flows that passed after the fence had settled
 	Untracked uint64 // packets on cut tuples that connection tracking was told not to track
+
+	// Disturbed names a chain that does not lead to ours any more, or not
+	// first, because somebody else has changed it; "" if there is none.
+	Disturbed string
 }
 
 // Counts reads the counters.
-func (f *Fence) Counts() (Counts, error) {
+func (f *Fence) Counts(context.Context) (Counts, error) {
 	var out Counts
 	for _, r := range f.tables {
 		n, err := f.conn.Counts(r.table)

@@ -255,7 +255,7 @@ func (w *world) compare(t *testing.T, s *selector.Set) {
 	}
 	defer f.Close()
 	for _, family := range s.Families() {
-		if err := f.Raise(family); err != nil {
+		if err := f.Raise(t.Context(), family); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -275,11 +275,11 @@ func (w *world) compare(t *testing.T, s *selector.Set) {
 			t.Errorf("%s: selected %v, goes on %v", name, meant[i], moving[i])
 		}
 	}
-	n, err := f.Counts()
+	n, err := f.Counts(t.Context())
 	if err != nil || n.Leaked != 0 {
 		t.Errorf("%d packets leaked, error %v", n.Leaked, err)
 	}
-	if err := f.Lift(); err != nil {
+	if err := f.Lift(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,6 +1,7 @@
 package fence
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -32,7 +33,7 @@ func mirrored(list []selector.Selector) []selector.Selector {
 // place or does not track.
 //
 // Coarse must hold.
-func (f *Fence) GuardCoarse() error {
+func (f *Fence) GuardCoarse(context.Context) error {
 	for _, r := range f.tables {
 		for _, b := range r.coarse(f.mirrors, f.mirroredExcept) {
 			if err := f.conn.Commit(b); err != nil {

@@ -28,11 +28,27 @@ type Queue struct {
 //
 // Needs to be root, or CAP_DAC_READ_SEARCH: errors wrap os.ErrPermission. See
 // Queued for those who are neither.
-func (f *Fence) Queues() ([]Queue, error) {
-	if f.queues == nil {
+func (f *Fence) Queues() ([]Queue, error) { return f.queues.read() }
+
+// queueFile is the kernel's list of queues.
+type queueFile struct {
+	netNS int
+	file  *os.File // open once it was read
+}
+
+// Close closes the file.
+func (q *queueFile) Close() error {
+	if q.file == nil {
+		return nil
+	}
+	return q.file.Close()
+}
+
+func (q *queueFile) read() ([]Queue, error) {
+	if q.file == nil {
 		// The file stays that of the namespace it was opened in.
-		err := netns.DoFd(f.cfg.NetNS, func() (err error) {
-			f.queues, err = os.Open("/proc/thread-self/net/netfilter/nfnetlink_queue")
+		err := netns.DoFd(q.netNS, func() (err error) {
+			q.file, err = os.Open("/proc/thread-self/net/netfilter/nfnetlink_queue")
 			return err
 		})
 		if errors.Is(err, fs.ErrNotExist) {
@@ -43,7 +59,7 @@ func (f *Fence) Queues() ([]Queue, error) {
 		}
 	}
 	buf := make([]byte, 64<<10)
-	n, err := f.queues.ReadAt(buf, 0)
+	n, err := q.file.ReadAt(buf, 0)
 	if n == 0 && err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("fence: look into the queues: %w", err)
 	}
@@ -64,10 +80,12 @@ func (f *Fence) Queues() ([]Queue, error) {
 // A request to configure a queue that holds nothing to be configured changes
 // nothing. What it is refused with tells whether the queue exists: it is somebody
 // else's (EPERM), or there is none (ENODEV); nfqnl_recv_config.
-func (f *Fence) Queued() (bool, error) {
+func (f *Fence) Queued() (bool, error) { return f.queues.any() }
+
+func (q *queueFile) any() (bool, error) {
 	const numbers, piece = 1 << 16, 1 << 8
 	var exists bool
-	err := netns.DoFd(f.cfg.NetNS, func() error {
+	err := netns.DoFd(q.netNS, func() error {
 		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 		if err != nil {
 			return err

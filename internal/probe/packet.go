@@ -10,10 +10,19 @@ import (
 	"flowcut/conntrack"
 )
 
-func appendIP(b []byte, src, dst netip.Addr, proto byte, payload int) []byte {
+// tag marks our packets: a fence of nf_tables knows them by their priority, one of
+// iptables by the ID of an IPv4 header or the flow label of an IPv6 header.
+type tag uint32
+
+func (t tag) id() uint16 { return uint16(t >> 16) }
+
+func (t tag) label() [3]byte { return [3]byte{byte(t >> 16 & 0xf), byte(t >> 8), byte(t)} }
+
+func appendIP(b []byte, t tag, src, dst netip.Addr, proto byte, payload int) []byte {
 	const ttl, dontFragment = 64, 0x4000
 	if src.Is6() {
-		b = append(b, 6<<4, 0, 0, 0)
+		label := t.label()
+		b = append(append(b, 6<<4), label[:]...)
 		b = binary.BigEndian.AppendUint16(b, uint16(payload))
 		b = append(b, proto, ttl)
 		return append(append(b, src.AsSlice()...), dst.AsSlice()...)
@@ -21,7 +30,7 @@ func appendIP(b []byte, src, dst netip.Addr, proto byte, payload int) []byte {
 	start := len(b)
 	b = append(b, 4<<4|5, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(20+payload))
-	b = binary.BigEndian.AppendUint16(b, uint16(rand.Uint32()))
+	b = binary.BigEndian.AppendUint16(b, t.id())
 	b = binary.BigEndian.AppendUint16(b, dontFragment)
 	b = append(b, ttl, proto, 0, 0)
 	b = append(append(b, src.AsSlice()...), dst.AsSlice()...)
@@ -32,7 +41,7 @@ func appendIP(b []byte, src, dst netip.Addr, proto byte, payload int) []byte {
 // quote is the start of a packet that the end sends: IP header and eight bytes.
 func quote(end conntrack.Tuple) []byte {
 	const size = 8
-	b := appendIP(nil, end.Src, end.Dst, byte(end.Proto), size)
+	b := appendIP(nil, tag(rand.Uint32()), end.Src, end.Dst, byte(end.Proto), size)
 	switch end.Proto {
 	case conntrack.ProtoICMP, conntrack.ProtoICMPv6:
 		b = append(b, end.ICMPType, end.ICMPCode, 0, 0)

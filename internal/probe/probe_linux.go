@@ -21,6 +21,7 @@ type Prober struct {
 	raw4, raw6 *rawSocket
 	link       *link
 	pace       pacer
+	tag        tag
 	queue      [most]packet
 	waiting    int // how many of queue
 	refused    map[kind]bool
@@ -40,14 +41,15 @@ type kind struct {
 type Outcome func(pastRules bool, err error)
 
 // Open opens the sockets in the calling thread's namespace. Packets that pass
-// rules carry the priority as SO_PRIORITY, by which the rules know them.
-func Open(priority int) (*Prober, error) {
-	p := &Prober{pace: pacer{patience: mostPatience}, refused: map[kind]bool{}}
+// rules carry the mark as SO_PRIORITY, its upper half as ID of an IPv4 header and
+// its lower 20 bits as flow label of an IPv6 header: the rules know them by that.
+func Open(mark int) (*Prober, error) {
+	p := &Prober{tag: tag(mark), pace: pacer{patience: mostPatience}, refused: map[kind]bool{}}
 	var err error
-	if p.raw4, err = openRaw(unix.AF_INET, priority, &p.pace); err != nil {
+	if p.raw4, err = openRaw(unix.AF_INET, mark, &p.pace); err != nil {
 		return nil, err
 	}
-	if p.raw6, err = openRaw(unix.AF_INET6, priority, &p.pace); err == nil {
+	if p.raw6, err = openRaw(unix.AF_INET6, mark, &p.pace); err == nil {
 		p.link, err = openLink(&p.pace)
 	}
 	if err != nil {
@@ -142,7 +144,7 @@ func (p *Prober) Reset(t Target, w Way, seq uint32, done Outcome) {
 func (p *Prober) segment(t Target, w Way, flags byte, seq, ack uint32, done Outcome) {
 	const size, window = 20, 1024
 	end := &t.End
-	b := appendIP(p.next(), end.Dst, end.Src, unix.IPPROTO_TCP, size)
+	b := appendIP(p.next(), p.tag, end.Dst, end.Src, unix.IPPROTO_TCP, size)
 	tcp := len(b)
 	b = binary.BigEndian.AppendUint16(b, end.DstPort)
 	b = binary.BigEndian.AppendUint16(b, end.SrcPort)
@@ -169,6 +171,6 @@ func (p *Prober) Unreachable(t Target, w Way, done Outcome) {
 	} else {
 		binary.BigEndian.PutUint16(icmp[2:], fold(sum(0, icmp)))
 	}
-	b := appendIP(p.next(), end.Dst, end.Src, byte(proto), len(icmp))
+	b := appendIP(p.next(), p.tag, end.Dst, end.Src, byte(proto), len(icmp))
 	p.add(t, w, proto, append(b, icmp...), done)
 }

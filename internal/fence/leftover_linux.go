@@ -1,0 +1,199 @@
+package fence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"flowcut/conntrack"
+	"flowcut/internal/iptables"
+)
+
+// xtChains is what the names of our chains of iptables begin with.
+const xtChains = "FLOWCUT-"
+
+// owner is the process that a fence of iptables belongs to.
+type owner struct {
+	pid   int
+	start string // when it started, in clock ticks since the system did
+	space string // namespace of its process number
+}
+
+// find fills in what makes the process number unique.
+func (o owner) find() (owner, error) {
+	proc := fmt.Sprintf("/proc/%d/", o.pid)
+	stat, err := os.ReadFile(proc + "stat")
+	if err != nil {
+		return o, err
+	}
+	_, after, _ := strings.Cut(string(stat), ") ") // the name may have spaces, but no such end
+	const starttime = 22 - 3                       // field 22, counted from the third
+	if words := strings.Fields(after); len(words) > starttime {
+		o.start = words[starttime]
+	}
+	space, err := os.Readlink(proc + "ns/pid")
+	o.space = strings.Trim(strings.TrimPrefix(space, "pid:"), "[]")
+	return o, err
+}
+
+// comment is what the rules that call our chains say.
+func (o owner) comment(id uint32) string {
+	o, _ = o.find() // of ourselves; without, nobody takes it for a process that lives
+	return fmt.Sprintf("flowcut-%08x pid %d start %s in %s", id, o.pid, o.start, o.space)
+}
+
+// lives tells whether the process is there, and whether that can be told.
+func (o owner) lives() (lives, known bool) {
+	self, err := owner{pid: os.Getpid()}.find()
+	if err != nil || self.space != o.space {
+		return false, false
+	}
+	now, err := owner{pid: o.pid}.find()
+	return err == nil && now == o, true
+}
+
+// Leftover is a fence of iptables whose process is gone, in one family and
+// table.
+type Leftover struct {
+	Name   string // of its chains
+	Family conntrack.Family
+	Table  string
+	Until  time.Time // from then on it does nothing; zero if no rule calls it
+	Pid    int       // of the process that made it; 0 if no rule tells
+
+	tools *iptables.Tools
+}
+
+// String says what it is and where.
+func (l Leftover) String() string {
+	return fmt.Sprintf("chains %s of table %s (%s), made by process %d", l.Name, l.Table, l.Family, l.Pid)
+}
+
+var (
+	chainLine = regexp.MustCompile(`^:(` + xtChains + `[0-9a-f]{8})[ -]`)
+	stopWord  = regexp.MustCompile(`--datestop (\S+)`)
+	ownerWord = regexp.MustCompile(`flowcut-[0-9a-f]{8} pid (\d+) start (\d*) in (\d*)`)
+)
+
+// Leftovers finds what fences of iptables have left behind that nobody has
+// lifted: chains whose process is gone, or, where that cannot be told, as of a
+// process in another container, whose time is over. A namespace without tables of
+// iptables has none, and so has a host without the programs.
+//
+// It makes the tables of iptables if the namespace had none yet.
+//
+// Needs CAP_NET_ADMIN and CAP_NET_RAW. The namespace is given by a descriptor, 0
+// is the calling thread's.
+func Leftovers(ctx context.Context, netNS int) ([]Leftover, error) {
+	var out []Leftover
+	for _, family := range []conntrack.Family{conntrack.FamilyIPv4, conntrack.FamilyIPv6} {
+		tools, err := iptables.Find(ctx, family, netNS)
+		if errors.Is(err, conntrack.ErrNotSupported) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("fence: look for leftovers: %w", err)
+		}
+		for _, table := range xtTables {
+			text, err := tools.Save(ctx, table)
+			if errors.Is(err, errors.ErrUnsupported) {
+				continue // the kernel has no such table
+			}
+			if err != nil {
+				return nil, fmt.Errorf("fence: look for leftovers: %w", err)
+			}
+			for _, l := range leftovers(text, time.Now()) {
+				l.Family, l.Table, l.tools = family, table, tools
+				out = append(out, l)
+			}
+		}
+	}
+	return out, nil
+}
+
+// leftovers finds them in a table as iptables-save(8) writes it.
+func leftovers(text string, now time.Time) []Leftover {
+	var names []string
+	for line := range strings.Lines(text) {
+		if m := chainLine.FindStringSubmatch(line); m != nil && !slices.Contains(names, m[1]) {
+			names = append(names, m[1])
+		}
+	}
+	var out []Leftover
+	for _, name := range names {
+		l := Leftover{Name: name}
+		over := true
+		for _, rule := range callers(text, name) {
+			if m := stopWord.FindStringSubmatch(rule); m != nil {
+				l.Until, _ = time.Parse("2006-01-02T15:04:05", m[1])
+			}
+			over = !now.Before(l.Until)
+			if m := ownerWord.FindStringSubmatch(rule); m != nil {
+				l.Pid, _ = strconv.Atoi(m[1])
+				if lives, known := (owner{l.Pid, m[2], m[3]}).lives(); known {
+					over = !lives
+				}
+			}
+		}
+		if over {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// callers are the rules that lead to chains of a fence from outside.
+func callers(text, name string) (rules []string) {
+	for line := range strings.Lines(text) {
+		rule, _, ok := parseCounted(line)
+		words := strings.Fields(rule)
+		if !ok || len(words) < 2 || isChainOf(words[1], name) {
+			continue
+		}
+		if isChainOf(words[len(words)-1], name) {
+			rules = append(rules, rule)
+		}
+	}
+	return rules
+}
+
+// isChainOf tells whether a chain is one of a fence.
+func isChainOf(chain, name string) bool { return chain == name || strings.HasPrefix(chain, name+"-") }
+
+// Remove removes it. What is gone already is no error.
+func (l Leftover) Remove(ctx context.Context) error {
+	if err := removeChains(ctx, l.tools, l.Table, l.Name); err != nil {
+		return fmt.Errorf("fence: remove %s: %w", l, err)
+	}
+	return nil
+}
+
+// removeChains removes from a table what there is of the chains of a fence, and
+// of the rules that lead to them.
+func removeChains(ctx context.Context, tools *iptables.Tools, table, name string) error {
+	text, err := tools.Save(ctx, table)
+	if err != nil {
+		return err
+	}
+	var changes, end strings.Builder
+	for _, rule := range callers(text, name) {
+		fmt.Fprintln(&changes, "-D", strings.TrimPrefix(rule, "-A "))
+	}
+	for line := range strings.Lines(text) {
+		chain, _, _ := strings.Cut(strings.TrimPrefix(line, ":"), " ")
+		if strings.HasPrefix(line, ":") && isChainOf(chain, name) {
+			fmt.Fprintln(&changes, "-F", chain)
+			fmt.Fprintln(&end, "-X", chain)
+		}
+	}
+	if changes.Len() == 0 {
+		return nil
+	}
+	return tools.Restore(ctx, table, changes.String()+end.String())
+}
