@@ -141,7 +141,7 @@ func Plan(cfg Config, families ...conntrack.Family) (tables string, exact bool) 
 func (f *Fence) lay(family conntrack.Family) *raised {
 	r := &raised{layout: layout{
 		compiler: compiler{family: nft.Family(family)},
-		silent:   f.cfg.Silent, bridges: f.bridgesCall(family), without: f.cfg.Without, numbers: f.numbers, remember: f.cfg.Remember,
+		silent:   f.cfg.Silent, bridges: f.cfg.bridgesCall(family), without: f.cfg.Without, numbers: f.numbers, remember: f.cfg.Remember,
 	}}
 	for _, t := range f.cfg.Spare {
 		if t.Family() == family {
@@ -155,13 +155,13 @@ func (f *Fence) lay(family conntrack.Family) *raised {
 
 // bridgesCall tells whether bridges of the namespace show rules the packets
 // that they forward.
-func (f *Fence) bridgesCall(family conntrack.Family) bool {
+func (cfg *Config) bridgesCall(family conntrack.Family) bool {
 	name := "iptables"
 	if family == conntrack.FamilyIPv6 {
 		name = "ip6tables"
 	}
 	var b []byte
-	err := netns.DoFd(f.cfg.NetNS, func() (err error) {
+	err := netns.DoFd(cfg.NetNS, func() (err error) {
 		b, err = os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-" + name)
 		return err
 	})

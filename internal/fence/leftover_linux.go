@@ -86,8 +86,6 @@ var (
 // process in another container, whose time is over. A namespace without tables of
 // iptables has none, and so has a host without the programs.
 //
-// It makes the tables of iptables if the namespace had none yet.
-//
 // Needs CAP_NET_ADMIN and CAP_NET_RAW. The namespace is given by a descriptor, 0
 // is the calling thread's.
 func Leftovers(ctx context.Context, netNS int) ([]Leftover, error) {
@@ -100,15 +98,12 @@ func Leftovers(ctx context.Context, netNS int) ([]Leftover, error) {
 		if err != nil {
 			return nil, fmt.Errorf("fence: look for leftovers: %w", err)
 		}
+		tables, err := tools.Save(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("fence: look for leftovers: %w", err)
+		}
 		for _, table := range xtTables {
-			text, err := tools.Save(ctx, table)
-			if errors.Is(err, errors.ErrUnsupported) {
-				continue // the kernel has no such table
-			}
-			if err != nil {
-				return nil, fmt.Errorf("fence: look for leftovers: %w", err)
-			}
-			for _, l := range leftovers(text, time.Now()) {
+			for _, l := range leftovers(tables[table], time.Now()) {
 				l.Family, l.Table, l.tools = family, table, tools
 				out = append(out, l)
 			}
@@ -168,32 +163,43 @@ func isChainOf(chain, name string) bool { return chain == name || strings.HasPre
 
 // Remove removes it. What is gone already is no error.
 func (l Leftover) Remove(ctx context.Context) error {
-	if err := removeChains(ctx, l.tools, l.Table, l.Name); err != nil {
+	if err := removeChains(ctx, l.tools, l.Name, l.Table); err != nil {
 		return fmt.Errorf("fence: remove %s: %w", l, err)
 	}
 	return nil
 }
 
-// removeChains removes from a table what there is of the chains of a fence, and
-// of the rules that lead to them.
-func removeChains(ctx context.Context, tools *iptables.Tools, table, name string) error {
-	text, err := tools.Save(ctx, table)
+// removeChains removes from tables what there is of the chains of a fence, and of
+// the rules that lead to them; the last table first, what stops before what notes.
+func removeChains(ctx context.Context, tools *iptables.Tools, name string, tables ...string) error {
+	saved, err := tools.Save(ctx)
 	if err != nil {
 		return err
 	}
-	var changes, end strings.Builder
-	for _, rule := range callers(text, name) {
-		fmt.Fprintln(&changes, "-D", strings.TrimPrefix(rule, "-A "))
-	}
-	for line := range strings.Lines(text) {
-		chain, _, _ := strings.Cut(strings.TrimPrefix(line, ":"), " ")
-		if strings.HasPrefix(line, ":") && isChainOf(chain, name) {
-			fmt.Fprintln(&changes, "-F", chain)
-			fmt.Fprintln(&end, "-X", chain)
+	var changes []iptables.Change
+	for _, table := range slices.Backward(tables) {
+		if text := removal(saved[table], name); text != "" {
+			changes = append(changes, iptables.Change{Table: table, Text: text})
 		}
 	}
-	if changes.Len() == 0 {
+	if len(changes) == 0 {
 		return nil
 	}
-	return tools.Restore(ctx, table, changes.String()+end.String())
+	return tools.Restore(ctx, changes...)
+}
+
+// removal is what removes chains from a table; "" if there are none.
+func removal(table, name string) string {
+	var rules, empty, gone strings.Builder
+	for _, rule := range callers(table, name) {
+		fmt.Fprintln(&rules, "-D", strings.TrimPrefix(rule, "-A "))
+	}
+	for line := range strings.Lines(table) {
+		chain, _, _ := strings.Cut(strings.TrimPrefix(line, ":"), " ")
+		if strings.HasPrefix(line, ":") && isChainOf(chain, name) {
+			fmt.Fprintln(&empty, "-F", chain)
+			fmt.Fprintln(&gone, "-X", chain)
+		}
+	}
+	return rules.String() + empty.String() + gone.String()
 }

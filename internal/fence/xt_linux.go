@@ -100,9 +100,8 @@ func PlanXTables(cfg Config, families ...conntrack.Family) (rules string, exact 
 	f := planXT(cfg)
 	for _, family := range families {
 		r := f.lay(family)
-		tables := r.xtLayout.tables()
-		for _, table := range xtTables {
-			rules += fmt.Sprintf("# %s\n*%s\n%sCOMMIT\n", nft.Family(family), table, tables[table])
+		for _, c := range r.xtLayout.tables() {
+			rules += fmt.Sprintf("# %s\n%s", nft.Family(family), c)
 		}
 	}
 	return rules, f.exact
@@ -138,7 +137,7 @@ func (f *XTables) Stands(family conntrack.Family) bool {
 func (f *XTables) lay(family conntrack.Family) *xtRaised {
 	r := &xtRaised{xtLayout: xtLayout{
 		family: nft.Family(family), name: f.name, comment: f.comment, until: f.until,
-		silent: f.cfg.Silent, without: f.cfg.Without, numbers: f.numbers,
+		silent: f.cfg.Silent, bridges: f.cfg.bridgesCall(family), without: f.cfg.Without, numbers: f.numbers,
 	}}
 	if f.log != nil {
 		r.group = f.log.Group()
@@ -165,11 +164,8 @@ func (f *XTables) Raise(ctx context.Context, family conntrack.Family) error {
 		return fmt.Errorf("fence: %w", err)
 	}
 	f.tables = append(f.tables, r) // whatever has been made by an error, Close removes
-	changes := r.xtLayout.tables()
-	for _, table := range xtTables {
-		if err := r.tools.Restore(ctx, table, changes[table].String()); err != nil {
-			return fmt.Errorf("fence: raise for %s: %w", r.family, explainXT(err))
-		}
+	if err := r.tools.Restore(ctx, r.xtLayout.tables()...); err != nil {
+		return fmt.Errorf("fence: raise for %s: %w", r.family, explainXT(err))
 	}
 	return nil
 }
@@ -188,7 +184,7 @@ func explainXT(err error) error {
 func (f *XTables) Withdraw(ctx context.Context, family conntrack.Family) error {
 	for i, r := range f.tables {
 		if r.family == nft.Family(family) {
-			if err := r.remove(ctx); err != nil {
+			if err := removeChains(ctx, r.tools, r.name, xtTables...); err != nil {
 				return fmt.Errorf("fence: withdraw for %s: %w", r.family, err)
 			}
 			f.tables = slices.Delete(f.tables, i, i+1)
@@ -198,13 +194,9 @@ func (f *XTables) Withdraw(ctx context.Context, family conntrack.Family) error {
 	return nil
 }
 
-// remove takes away what there is of the chains, the fence before the notes.
-func (r *xtRaised) remove(ctx context.Context) error {
-	var errs []error
-	for _, table := range slices.Backward(xtTables) {
-		errs = append(errs, removeChains(ctx, r.tools, table, r.name))
-	}
-	return errors.Join(errs...)
+// both returns a change of the tables that have the same chains.
+func both(text string) []iptables.Change {
+	return []iptables.Change{{Table: "filter", Text: text}, {Table: "mangle", Text: text}}
 }
 
 // Settle waits until no packet is under way that a hook saw before the fence
@@ -242,11 +234,8 @@ func (f *XTables) Guard(ctx context.Context, tuples []conntrack.Tuple, pass ...E
 		return fmt.Errorf("fence: guard %d flows: a fence of iptables takes no more than %d; cut them in parts", f.tuples, MostXT)
 	}
 	for _, r := range f.tables {
-		changes := r.guard(by[r.family])
-		for _, table := range []string{"filter", "mangle"} {
-			if err := r.tools.Restore(ctx, table, changes); err != nil {
-				return fmt.Errorf("fence: guard %d tuples: %w", len(by[r.family]), err)
-			}
+		if err := r.tools.Restore(ctx, both(r.guard(by[r.family]))...); err != nil {
+			return fmt.Errorf("fence: guard %d tuples: %w", len(by[r.family]), err)
 		}
 	}
 	return nil
@@ -260,10 +249,8 @@ func (f *XTables) GuardCoarse(context.Context) error {
 // Lower takes away the fence and leaves the guard.
 func (f *XTables) Lower(ctx context.Context) error {
 	for _, r := range f.tables {
-		for _, table := range []string{"filter", "mangle"} {
-			if err := r.tools.Restore(ctx, table, r.lower()); err != nil {
-				return fmt.Errorf("fence: lower: %w", err)
-			}
+		if err := r.tools.Restore(ctx, both(r.lower())...); err != nil {
+			return fmt.Errorf("fence: lower: %w", err)
 		}
 	}
 	return nil
@@ -274,7 +261,7 @@ func (f *XTables) Lift(ctx context.Context) error {
 	var errs []error
 	left := f.tables[:0]
 	for _, r := range f.tables {
-		if err := r.remove(ctx); err != nil {
+		if err := removeChains(ctx, r.tools, r.name, xtTables...); err != nil {
 			errs = append(errs, fmt.Errorf("fence: lift: %w", err))
 			left = append(left, r)
 		}
@@ -345,40 +332,36 @@ func (n *xtNotes) of(m Mark) iter.Seq2[conntrack.Tuple, Noted] {
 // Counts reads the counters, and looks whether all rules are where they were.
 func (f *XTables) Counts(ctx context.Context) (out Counts, err error) {
 	for _, r := range f.tables {
+		tables, err := r.tools.Save(ctx)
+		if err != nil {
+			return out, fmt.Errorf("fence: read the counters: %w", err)
+		}
 		for _, table := range xtTables {
-			text, err := r.tools.Save(ctx, table)
-			if err != nil {
-				return out, fmt.Errorf("fence: read the counters: %w", err)
+			for _, h := range xtHooks[table] {
+				if out.Disturbed == "" && !r.called(tables[table], h[0], r.name+h[1]) {
+					out.Disturbed = fmt.Sprintf("chain %s of table %s (%s)", h[0], table, r.family)
+				}
 			}
-			if missing := r.missing(table, text); missing != "" && out.Disturbed == "" {
-				out.Disturbed = missing
-			}
-			r.count(table, text, &out)
+			r.count(table, tables[table], &out)
 		}
 	}
 	return out, nil
 }
 
-// missing says which of the chains that call ours does not any more, or not
-// before all others; "" if all do.
-func (r *xtRaised) missing(table, text string) string {
-	for _, h := range xtHooks[table] {
-		for line := range strings.Lines(text) {
-			rule, _, ok := parseCounted(line)
-			if !ok || !strings.HasPrefix(rule, "-A "+h[0]+" ") {
-				continue
-			}
-			if strings.HasSuffix(rule, " -j "+r.name+h[1]) {
-				goto next
-			}
-			if !strings.Contains(rule, " -j "+xtChains) { // another cut's may come before
-				break
-			}
+// called tells whether a chain calls one of ours before all others but those of
+// another flowcut.
+func (r *xtRaised) called(text, from, chain string) bool {
+	for line := range strings.Lines(text) {
+		rule, _, ok := parseCounted(line)
+		switch {
+		case !ok || !strings.HasPrefix(rule, "-A "+from+" "):
+		case strings.HasSuffix(rule, " -j "+chain):
+			return true
+		case !strings.Contains(rule, " -j "+xtChains):
+			return false
 		}
-		return fmt.Sprintf("chain %s of table %s (%s)", h[0], table, r.family)
-	next:
 	}
-	return ""
+	return false
 }
 
 // count adds the counters of a table.

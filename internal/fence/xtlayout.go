@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"flowcut/conntrack"
+	"flowcut/internal/iptables"
 	"flowcut/internal/nft"
 )
 
@@ -25,6 +26,7 @@ const (
 	xtTold  = "told"
 	xtSpoke = "spoke"
 	xtKnock = "knock"
+	xtPast  = "past" // of a packet that is answered past all hooks
 )
 
 // xtNoteRate bounds what is copied for packets that anybody can send: at once,
@@ -50,6 +52,7 @@ type xtLayout struct {
 	until    time.Time
 	group    uint16 // that packets are copied to
 	silent   bool
+	bridges  bool // call these rules, see pastHooks
 	without  Part
 	numbers  Numbers
 	spare    []conntrack.Tuple
@@ -58,8 +61,8 @@ type xtLayout struct {
 	chains   int // made for tuples so far
 }
 
-// tables returns what makes the chains, by table.
-func (l *xtLayout) tables() map[string]*xtChange {
+// tables returns what makes the chains.
+func (l *xtLayout) tables() (changes []iptables.Change) {
 	out := map[string]*xtChange{}
 	for _, table := range xtTables {
 		x := new(xtChange)
@@ -80,8 +83,9 @@ func (l *xtLayout) tables() map[string]*xtChange {
 			out[table].do(`-I %s 1 -m time --datestop %s -m comment --comment "%s" -j %s`,
 				h[0], l.until.UTC().Format("2006-01-02T15:04:05"), l.comment, l.name+h[1])
 		}
+		changes = append(changes, iptables.Change{Table: table, Text: out[table].String()})
 	}
-	return out
+	return changes
 }
 
 // raw keeps our segments from being tracked.
@@ -190,11 +194,14 @@ func (l *xtLayout) stop() []string {
 	if l.family == nft.IPv6 {
 		with = "icmp6-port-unreachable"
 	}
-	return []string{
-		"-p tcp --tcp-flags SYN,RST,ACK ACK " + xtNoteRate + l.copied(xtSpoke),
-		"-p tcp -j REJECT --reject-with tcp-reset",
-		"-j REJECT --reject-with " + with,
+	var unseen []string
+	if l.bridges {
+		unseen = []string{"-p tcp ! --tcp-flags RST RST -m physdev --physdev-is-in " + xtNoteRate + l.copied(xtPast)}
 	}
+	return append(unseen,
+		"-p tcp --tcp-flags SYN,RST,ACK ACK "+xtNoteRate+l.copied(xtSpoke),
+		"-p tcp -j REJECT --reject-with tcp-reset",
+		"-j REJECT --reject-with "+with)
 }
 
 // number is a condition on a number of the TCP header.

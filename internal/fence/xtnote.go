@@ -49,6 +49,8 @@ func (n *xtNotes) take(p nflog.Packet) {
 	switch p.Prefix {
 	case xtDead:
 		put(n.dead, t, true)
+	case xtPast:
+		put(n.reset, t, true)
 	case xtKnock:
 		put(n.knock, t, time.Now())
 	case xtSpoke:

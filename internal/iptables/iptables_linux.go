@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -76,35 +77,69 @@ func find(name string) string {
 	return ""
 }
 
-// Restore applies a transaction, as iptables-restore(8) has it, to one table: as
-// a whole or not at all. Chains that it does not name stay. It waits for the lock
-// of other programs until the context ends.
+// Change is a transaction on one table, as iptables-restore(8) has it between the
+// name of the table and COMMIT.
+type Change struct{ Table, Text string }
+
+// String returns the change as iptables-restore(8) reads it.
+func (c Change) String() string { return "*" + c.Table + "\n" + c.Text + "COMMIT\n" }
+
+// Restore applies changes in their order, each as a whole or not at all: an error
+// leaves those in force that came before. Chains that they do not name stay. It
+// waits for the lock of other programs until the context ends.
 //
 // Needs CAP_NET_ADMIN and CAP_NET_RAW.
-func (t *Tools) Restore(ctx context.Context, table, changes string) error {
+func (t *Tools) Restore(ctx context.Context, changes ...Change) error {
+	var text strings.Builder
+	for _, c := range changes {
+		text.WriteString(c.String())
+	}
 	args := []string{"--noflush", "-w"}
 	if until, ok := ctx.Deadline(); ok {
 		args = append(args, strconv.Itoa(max(1, int(math.Ceil(time.Until(until).Seconds())))))
 	}
-	_, err := t.run(ctx, t.restore, []byte("*"+table+"\n"+changes+"COMMIT\n"), args...)
+	_, err := t.run(ctx, t.restore, strings.NewReader(text.String()), args...)
 	return err
 }
 
-// Save returns a table as iptables-save(8) writes it, with counters.
-func (t *Tools) Save(ctx context.Context, table string) (string, error) {
-	out, err := t.run(ctx, t.save, nil, "-c", "-t", table)
-	return string(out), err
+// Save returns the tables that the namespace has as iptables-save(8) writes them,
+// with counters, by name.
+//
+// Needs CAP_NET_ADMIN and CAP_NET_RAW.
+func (t *Tools) Save(ctx context.Context) (map[string]string, error) {
+	out, err := t.run(ctx, t.save, nil, "-c")
+	if err != nil {
+		return nil, err
+	}
+	parts, name := map[string]*strings.Builder{}, ""
+	for line := range strings.Lines(string(out)) {
+		if table, ok := strings.CutPrefix(line, "*"); ok {
+			name = strings.TrimSpace(table)
+		}
+		b, ok := parts[name]
+		if !ok {
+			b = new(strings.Builder)
+			parts[name] = b
+		}
+		b.WriteString(line)
+	}
+	delete(parts, "") // comments before the first
+	tables := make(map[string]string, len(parts))
+	for name, b := range parts {
+		tables[name] = b.String()
+	}
+	return tables, nil
 }
 
 // run runs a program in the namespace, with the two capabilities that it needs
 // and no environment, and returns what it prints.
-func (t *Tools) run(ctx context.Context, path string, in []byte, args ...string) (out []byte, err error) {
+func (t *Tools) run(ctx context.Context, path string, in io.Reader, args ...string) (out []byte, err error) {
 	const patience = time.Second // after it was told to end
 	var errs bytes.Buffer
 	run := func() (err error) {
 		cmd := exec.CommandContext(ctx, path, args...)
 		cmd.Env = []string{}
-		cmd.Stdin, cmd.Stderr = bytes.NewReader(in), &errs
+		cmd.Stdin, cmd.Stderr = in, &errs
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = patience
 		cmd.SysProcAttr = &syscall.SysProcAttr{AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}}
