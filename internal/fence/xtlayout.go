@@ -40,7 +40,7 @@ var xtTables = []string{"raw", "mangle", "filter"}
 // xtHooks are the chains of these tables that ours are called from, and ours.
 var xtHooks = map[string][][2]string{
 	"raw":    {{"OUTPUT", ""}},
-	"mangle": {{"PREROUTING", "-note"}, {"OUTPUT", "-note"}, {"POSTROUTING", "-out"}},
+	"mangle": {{"PREROUTING", "-note"}, {"OUTPUT", "-own"}, {"POSTROUTING", "-out"}},
 	"filter": {{"INPUT", "-in"}, {"FORWARD", ""}, {"OUTPUT", "-own"}},
 }
 
@@ -100,14 +100,22 @@ func (l *xtLayout) raw(x *xtChange) {
 // way, or waited in a queue, when the fence rose.
 func (l *xtLayout) mangle(x *xtChange) {
 	x.add(l.name+"-note", l.answers()...)
+	for _, m := range l.ours() { // see layout.noteOut
+		x.add(l.name+"-own", "-m owner --socket-exists "+m+"-m conntrack ! --ctstate UNTRACKED -j DROP")
+	}
+	x.add(l.name+"-own", "-g "+l.name+"-note")
 	x.add(l.name+"-out", l.tellings()...)
-	x.add(l.name+"-out", "-p tcp --tcp-flags RST RST -j RETURN")
 	x.add(l.name+"-out", l.spareOurs()...)
 	x.add(l.name+"-out", "-g "+l.name)
 	l.common(x, l.without == 0)
-	x.add(l.chain("cut"), "-j DROP")
-	x.add(l.chain("guard"), "-j DROP")
-	x.add(l.chain("stop"), "-j DROP")
+	for _, c := range []string{"cut", "guard", "stop"} {
+		// Resets are the gateway's own here, see layout.before. One for a packet
+		// that fits no flow may fit one itself.
+		x.add(l.chain(c),
+			"-p tcp --tcp-flags RST RST "+xtNoteRate+l.copied(xtTold),
+			"-p tcp --tcp-flags RST RST -j RETURN",
+			"-j DROP")
+	}
 }
 
 // filter stops packets. REJECT works in no other table.
