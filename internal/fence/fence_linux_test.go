@@ -1,6 +1,7 @@
 package fence
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -111,58 +112,74 @@ func (w *world) meant(t *testing.T, s *selector.Set) []bool {
 	return out
 }
 
+// said are selectors that rules can say.
+var said = [][]string{
+	{"-s", "203.0.113.2"},
+	{"!", "-s", "203.0.113.2"},
+	{"-s", "203.0.113.0/24,2001:db8:1::/64"},
+	{"!", "-s", "203.0.113.0/24,2001:db8:1::/64"},
+	{"-s", "192.168.1.99-192.168.1.101,fd00:1::100,198.51.100.2"},
+	{"-d", "203.0.113.1"},
+	{"-d", "2001:db8:1::1,203.0.113.1"},
+	{"-r", "192.168.1.100"},
+	{"!", "-r", "192.168.1.100,fd00:1::100,192.168.2.100"},
+	{"-q", "203.0.113.1,2001:db8:1::1"},
+	{"--host", "192.168.1.100"},
+	{"--host", "fd00:1::/64,198.51.100.0/24"},
+	{"!", "--host", "192.168.1.100,fd00:1::100"},
+	{"-p", "udp"},
+	{"!", "-p", "udp"},
+	{"-p", "icmp,icmpv6"},
+	{"!", "-p", "icmp,icmpv6"},
+	{"--dport", "5201"},
+	{"!", "--dport", "5201"},
+	{"--dport", "5202-7000,9"},
+	{"!", "--dport", "5202-7000,9"},
+	{"--reply-port-src", "5202"},
+	{"--sport", "1-65535"},
+	{"-g"},
+	{"!", "-g"},
+	{"-n"},
+	{"!", "-n"},
+	{"-j"},
+	{"!", "-j"},
+	{"-g", "192.168.1.100"},
+	{"-g", "192.168.1.100:5201"},
+	{"-g", "192.168.1.100:5202"},
+	{"-g", "[fd00:1::100]:5201", "-g", "192.168.2.100"},
+	{"!-g", "192.168.1.100:5201"},
+	{"-n", "203.0.113.1"},
+	{"-j", "203.0.113.1,192.168.2.100"},
+	{"-w", "0"},
+	{"!", "-w", "0"},
+	{"-w", "1"},
+	{"--orig-zone", "0", "-f", "ipv6"},
+	{"-f", "ipv4"},
+	{"-p", "udp", "-g", "--host", "203.0.113.2", "!", "--dport", "5201"},
+	{"--host", long("192.168.1.100,fd00:1::100")},
+	{"!", "--host", long("192.168.1.100,fd00:1::100")},
+	{"-s", long("203.0.113.0/24,fd00:1::/64")},
+	{"!", "-s", long("203.0.113.0/24,fd00:1::/64")},
+	{"-g", long("192.168.1.0/24,fd00:2::100")},
+}
+
+// hosts are the first server and many others.
+var hosts = long("192.168.1.100,fd00:1::100")
+
+// saidTogether are several selectors that rules can say, in a line each.
+var saidTogether = [][]string{
+	{"-s 203.0.113.2", "-p icmpv6"},
+	{"--host 192.168.1.100", "--host fd00:1::100 -p tcp", "-g 192.168.2.100"},
+	{"-p udp --dport 5201", "! --dport 5201", "-g 192.168.1.100:5202 -f ipv4"},
+	{"! -s 203.0.113.0/24 -f ipv4", "-s fd00:1::/64 ! -g"},
+	{"-p udp --host " + hosts, "-p icmp ! --host " + hosts, "-p icmpv6 ! -s " + hosts},
+	{"-s " + long("203.0.113.0/24"), "-p udp -s " + long("203.0.113.2,fd00:1::/64")},
+}
+
 // The rules stop exactly the flows that the selector matches in user space.
 func TestRulesSayWhatMatchSays(t *testing.T) {
 	w := newWorld(t)
-	for _, args := range [][]string{
-		{"-s", "203.0.113.2"},
-		{"!", "-s", "203.0.113.2"},
-		{"-s", "203.0.113.0/24,2001:db8:1::/64"},
-		{"!", "-s", "203.0.113.0/24,2001:db8:1::/64"},
-		{"-s", "192.168.1.99-192.168.1.101,fd00:1::100,198.51.100.2"},
-		{"-d", "203.0.113.1"},
-		{"-d", "2001:db8:1::1,203.0.113.1"},
-		{"-r", "192.168.1.100"},
-		{"!", "-r", "192.168.1.100,fd00:1::100,192.168.2.100"},
-		{"-q", "203.0.113.1,2001:db8:1::1"},
-		{"--host", "192.168.1.100"},
-		{"--host", "fd00:1::/64,198.51.100.0/24"},
-		{"!", "--host", "192.168.1.100,fd00:1::100"},
-		{"-p", "udp"},
-		{"!", "-p", "udp"},
-		{"-p", "icmp,icmpv6"},
-		{"!", "-p", "icmp,icmpv6"},
-		{"--dport", "5201"},
-		{"!", "--dport", "5201"},
-		{"--dport", "5202-7000,9"},
-		{"!", "--dport", "5202-7000,9"},
-		{"--reply-port-src", "5202"},
-		{"--sport", "1-65535"},
-		{"-g"},
-		{"!", "-g"},
-		{"-n"},
-		{"!", "-n"},
-		{"-j"},
-		{"!", "-j"},
-		{"-g", "192.168.1.100"},
-		{"-g", "192.168.1.100:5201"},
-		{"-g", "192.168.1.100:5202"},
-		{"-g", "[fd00:1::100]:5201", "-g", "192.168.2.100"},
-		{"!-g", "192.168.1.100:5201"},
-		{"-n", "203.0.113.1"},
-		{"-j", "203.0.113.1,192.168.2.100"},
-		{"-w", "0"},
-		{"!", "-w", "0"},
-		{"-w", "1"},
-		{"--orig-zone", "0", "-f", "ipv6"},
-		{"-f", "ipv4"},
-		{"-p", "udp", "-g", "--host", "203.0.113.2", "!", "--dport", "5201"},
-		{"--host", long("192.168.1.100,fd00:1::100")},
-		{"!", "--host", long("192.168.1.100,fd00:1::100")},
-		{"-s", long("203.0.113.0/24,fd00:1::/64")},
-		{"!", "-s", long("203.0.113.0/24,fd00:1::/64")},
-		{"-g", long("192.168.1.0/24,fd00:2::100")},
-	} {
+	for _, args := range said {
 		if args[0] == "!-g" { // as a value
 			args = []string{"--dst-nat=!" + args[1]}
 		}
@@ -175,7 +192,7 @@ func TestRulesSayWhatMatchSays(t *testing.T) {
 			if !exact([]selector.Selector{s}) {
 				t.Fatal("not expressed by rules")
 			}
-			w.compare(t, selector.NewSet([]selector.Selector{s}))
+			w.compare(t, selector.NewSet([]selector.Selector{s}), newNFT)
 		})
 	}
 }
@@ -183,21 +200,13 @@ func TestRulesSayWhatMatchSays(t *testing.T) {
 // The rules stop exactly the flows that any of several selectors matches.
 func TestRulesSayWhatSetsSay(t *testing.T) {
 	w := newWorld(t)
-	hosts := long("192.168.1.100,fd00:1::100")
-	for _, lines := range [][]string{
-		{"-s 203.0.113.2", "-p icmpv6"},
-		{"--host 192.168.1.100", "--host fd00:1::100 -p tcp", "-g 192.168.2.100"},
-		{"-p udp --dport 5201", "! --dport 5201", "-g 192.168.1.100:5202 -f ipv4"},
-		{"! -s 203.0.113.0/24 -f ipv4", "-s fd00:1::/64 ! -g"},
-		{"-p udp --host " + hosts, "-p icmp ! --host " + hosts, "-p icmpv6 ! -s " + hosts},
-		{"-s " + long("203.0.113.0/24"), "-p udp -s " + long("203.0.113.2,fd00:1::/64")},
-	} {
+	for _, lines := range saidTogether {
 		t.Run(brief(lines), func(t *testing.T) {
 			set := selector.NewSet(parse(t, lines...))
 			if len(set.Merged()) != len(lines) || !exact(set.Merged()) {
 				t.Fatalf("not expressed by rules, or merged: %s", set.Brief())
 			}
-			w.compare(t, set)
+			w.compare(t, set, newNFT)
 		})
 	}
 }
@@ -244,12 +253,24 @@ func long(list string) string {
 	return b.String()
 }
 
+// raiser is a fence of either backend.
+type raiser interface {
+	Raise(context.Context, conntrack.Family) error
+	Guard(context.Context, []conntrack.Tuple, ...Entry) error
+	Settle() error
+	Counts(context.Context) (Counts, error)
+	Lift(context.Context) error
+	Close() error
+}
+
+func newNFT(cfg Config) (raiser, error) { return New(cfg) }
+
 // compare raises a silent fence and looks which flows stand still.
-func (w *world) compare(t *testing.T, s *selector.Set) {
+func (w *world) compare(t *testing.T, s *selector.Set, open func(Config) (raiser, error)) {
 	t.Helper()
 	labtest.Until(t, "all flows go on", func() bool { return !slices.Contains(w.moving(20*time.Millisecond), false) })
 	meant := w.meant(t, s)
-	f, err := New(Config{NetNS: w.net.Gateway.NS.Fd(), Silent: true, Selectors: s.Merged()})
+	f, err := open(Config{NetNS: w.net.Gateway.NS.Fd(), Silent: true, Selectors: s.Merged()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,6 +283,19 @@ func (w *world) compare(t *testing.T, s *selector.Set) {
 	if err := f.Settle(); err != nil {
 		t.Fatal(err)
 	}
+	w.wantStopped(t, meant)
+	n, err := f.Counts(t.Context())
+	if err != nil || n.Leaked != 0 {
+		t.Errorf("%d packets leaked, error %v", n.Leaked, err)
+	}
+	if err := f.Lift(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wantStopped looks which flows stand still, and whether all these are meant.
+func (w *world) wantStopped(t *testing.T, meant []bool) {
+	t.Helper()
 	w.moving(40 * time.Millisecond) // what had arrived and was not read yet
 	moving := w.moving(60 * time.Millisecond)
 	// A machine that is busy with something else may stand still itself.
@@ -274,12 +308,5 @@ func (w *world) compare(t *testing.T, s *selector.Set) {
 		if moving[i] == meant[i] {
 			t.Errorf("%s: selected %v, goes on %v", name, meant[i], moving[i])
 		}
-	}
-	n, err := f.Counts(t.Context())
-	if err != nil || n.Leaked != 0 {
-		t.Errorf("%d packets leaked, error %v", n.Leaked, err)
-	}
-	if err := f.Lift(t.Context()); err != nil {
-		t.Fatal(err)
 	}
 }

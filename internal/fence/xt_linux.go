@@ -120,6 +120,9 @@ func (f *XTables) limits() []string {
 		"what waited in an NFQUEUE behind chain POSTROUTING of table mangle when the fence rose is not stopped",
 		"nothing counts packets behind the last rule",
 	}
+	if f.log == nil {
+		return out // only planned
+	}
 	if n := f.log.Lost(); n > 0 {
 		out = append(out, fmt.Sprintf("notes came faster than they could be read, %d times, so that some ends may be silent here that were told", n))
 	}

@@ -159,7 +159,7 @@ func xtBetween(op nft.Operand, from, to []byte) (matches []string, ok bool) {
 	case op.Type() == nft.TypeProto:
 		return []string{fmt.Sprint(option, " ", from[0])}, true
 	case op.Type() == nft.TypePort:
-		return []string{fmt.Sprintf("%s %d:%d", option, binary.BigEndian.Uint16(from), binary.BigEndian.Uint16(to))}, true
+		return []string{option + " " + xtPortRange(binary.BigEndian.Uint16(from), binary.BigEndian.Uint16(to))}, true
 	}
 	first, _ := netip.AddrFromSlice(from)
 	last, _ := netip.AddrFromSlice(to)
