@@ -87,6 +87,9 @@ func runCut(t testing.TB, net *lab.Topology, o Options) *Receipt {
 		t.Fatal(err)
 	}
 	t.Logf("receipt %s", b)
+	if backend == IPTables {
+		t.Cleanup(func() { wantNoChains(t, net.Gateway.Host) })
+	}
 	return r
 }
 

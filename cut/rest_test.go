@@ -148,7 +148,7 @@ func TestNewDatagramsDuringCut(t *testing.T) {
 	if told := both(idle).Told(unix.ECONNREFUSED); told != 400 {
 		t.Errorf("%d of 400 ends of the cut flows were told", told)
 	}
-	if made < 100 || r.Flows.Admitted == 0 {
+	if made < 100 || r.Flows.Admitted == 0 && backend != IPTables {
 		t.Fatalf("%d new flows during the cut, %d admitted: too few to judge by", made, r.Flows.Admitted)
 	}
 	if r.Fence.Packets != 0 {
