@@ -59,6 +59,7 @@ func TestCutterCoalesces(t *testing.T) {
 	bystanders := fillOthers(t, net)
 	var cuts atomic.Int32
 	c := NewCutter(Options{
+		Fence: backend,
 		NetNS: net.Gateway.NS.Fd(), NoKick: true, Settle: 300 * time.Millisecond,
 		Progress: func(s Step) {
 			if s.Name == stepRaise {
@@ -129,7 +130,7 @@ func TestRunAll(t *testing.T) {
 		parse(t, "--dport", "1-65535", "-g"),
 		parse(t, "--src", "192.0.2.99"),
 	}
-	results := RunAll(labtest.Context(t), Options{NetNS: net.Gateway.NS.Fd(), Max: 10}, list)
+	results := RunAll(labtest.Context(t), Options{NetNS: net.Gateway.NS.Fd(), Max: 10, Fence: backend}, list)
 	for i, want := range map[int]int{0: 3, 1: 7, 4: 0} {
 		r := results[i]
 		if r.Err != nil {

@@ -384,6 +384,8 @@ func (r *xtRaised) count(table, text string, out *Counts) {
 			out.Untracked += n.packets
 		case table == "filter" && ends && (in("hold") || in("cut")):
 			out.Refused += n.packets
+		case table == "mangle" && r.without != 0 && !ends && !strings.Contains(rule, "-p tcp") && (in("stop") || in("cut") || in("guard")):
+			out.Leaked += n.packets
 		case ends && (in("stop") || table == "mangle" && (in("cut") || in("guard"))):
 			out.Packets += n.packets
 			out.Bytes += n.bytes

@@ -109,6 +109,9 @@ func (l *xtLayout) mangle(x *xtChange) {
 	x.add(l.name+"-out", "-g "+l.name)
 	l.common(x, l.without == 0)
 	for _, c := range []string{"cut", "guard", "stop"} {
+		if l.without != 0 {
+			x.add(l.chain(c), "-p tcp --tcp-flags RST RST -j RETURN", "-j RETURN") // the second counts
+		}
 		// Resets are the gateway's own here, see layout.before. One for a packet
 		// that fits no flow may fit one itself.
 		x.add(l.chain(c),
