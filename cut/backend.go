@@ -105,6 +105,21 @@ func (c *cutting) raiseFence(ctx context.Context, family conntrack.Family) error
 	return nil
 }
 
+// planBackend returns what the fence would be made of. It changes nothing.
+func (c *cutting) planBackend() Backend {
+	err := c.o.lacks
+	if err == nil {
+		err = fence.HasNFTables(c.o.NetNS)
+	}
+	switch {
+	case c.o.Fence != AnyBackend:
+		return c.o.Fence
+	case err != nil:
+		return IPTables
+	}
+	return NFTables
+}
+
 // refused tells whether an error is that the kernel has no nf_tables, or none
 // for us. That we may change what the table of flows holds is known by then.
 func refused(err error) bool {

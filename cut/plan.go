@@ -19,9 +19,10 @@ type Plan struct {
 		Suspects int `json:"suspects"` // look like mirrors, would be left alone
 		Spared   int `json:"spared"`   // selected, would be left alone
 	} `json:"flows"`
-	Exact bool              `json:"exact"` // see FenceReport
-	Rules string            `json:"rules"` // the fence, as nft(8) writes it
-	Flow  []*conntrack.Flow `json:"flow,omitempty"`
+	Backend Backend           `json:"backend"` // what the fence would be made of
+	Exact   bool              `json:"exact"`   // see FenceReport
+	Rules   string            `json:"rules"`   // the fence, as nft(8) or iptables-restore(8) reads it
+	Flow    []*conntrack.Flow `json:"flow,omitempty"`
 }
 
 // NewPlan lists the flows that a cut with these options would end, and its
@@ -59,6 +60,11 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 			fenced = append(fenced, family)
 		}
 	}
-	p.Rules, p.Exact = fence.Plan(fence.Config{Silent: o.Silent, Selectors: c.set.Merged(), Spare: o.Spare, Except: o.Except}, fenced...)
+	p.Backend = c.planBackend()
+	plan := fence.Plan
+	if p.Backend == IPTables {
+		plan = fence.PlanXTables
+	}
+	p.Rules, p.Exact = plan(c.fenceConfig(), fenced...)
 	return p, nil
 }

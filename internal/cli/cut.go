@@ -30,6 +30,7 @@ type cutFlags struct {
 	noMirror, noRelated          bool
 	acceptDetours                bool
 	batch                        string
+	fence                        backend
 }
 
 // newCut makes "flowcut cut".
@@ -128,6 +129,7 @@ func (f *cutFlags) register(cmd *cobra.Command) {
 	fs.BoolVar(&f.acceptSilent, "accept-silent", false, "take flows for proven of which no end answers")
 	fs.BoolVar(&f.acceptDetours, "accept-detours", false, "take it on trust that XDP, tc and the like on the way carry no packet of the flows")
 	fs.BoolVar(&f.silent, "silent", false, "drop, and tell nobody")
+	fs.Var(&f.fence, "fence", "what the fence is made of: auto, nf_tables or iptables; auto takes iptables where the kernel refuses nf_tables")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "show the flows and the rules, change nothing")
 	fs.BoolVar(&f.all, "all", false, "cut also when nothing narrows the selection")
 	fs.Var(&f.max, "max", "touch nothing if more flows than this match")
@@ -139,6 +141,7 @@ func (f *cutFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.batch, "batch", "", "cut many selections, a line each in FILE, or as they come on standard input (-); as flags or JSON")
 	_ = cmd.MarkFlagFilename("batch")
 	complete(cmd, "hold", "quiet")
+	complete(cmd, "fence", autoFence, string(cut.NFTables), string(cut.IPTables))
 	complete(cmd, "max")
 	complete(cmd, "spare")
 }
@@ -160,7 +163,7 @@ func (f *cutFlags) options(ctx context.Context, ns *namespace, warn io.Writer) (
 	}
 	except, err := personality.Within(ctx, 0, func() ([]selector.Selector, error) { return f.spare.selectors(ns.readSet) })
 	return cut.Options{
-		All: f.all, Spare: spare, Except: except,
+		All: f.all, Spare: spare, Except: except, Fence: f.fence.value,
 		Max: int(f.max), NoMirror: f.noMirror, NoRelated: f.noRelated,
 		Settle: none(f.settle.value), Hold: none(f.hold.value), Timeout: none(f.timeout.value),
 		Silent: f.silent, NoKick: f.noKick, AcceptSilent: f.acceptSilent, AcceptDetours: f.acceptDetours, Flows: f.flows,

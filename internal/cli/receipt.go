@@ -46,6 +46,9 @@ func appendReceipt(b []byte, r *cut.Receipt, colour bool) []byte {
 	b = row(b, "flows", flowWords(&r.Flows))
 	b = row(b, "ends", endWords(&r.Endpoints))
 	b = row(b, "fence", fenceWords(&r.Fence))
+	if len(r.Fence.Limits) > 0 {
+		b = fmt.Appendf(b, "  limits   %s\n", strings.Join(r.Fence.Limits, "\n           "))
+	}
 	for _, f := range r.Flow {
 		b = appendFlowReport(b, f)
 	}
@@ -105,6 +108,9 @@ func fenceWords(f *cut.FenceReport) []string {
 		return []string{"none needed: the table has no such entries"}
 	}
 	w := []string{fmt.Sprintf("up after %s", f.RaisedAfterMS), fmt.Sprintf("silent after %s", f.SilentAfterMS)}
+	if f.Backend != string(cut.NFTables) {
+		w = append(w, "made of "+f.Backend)
+	}
 	if !f.Exact {
 		w = append(w, "by the flows' tuples, from the list on")
 	}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"flowcut/cut"
 	"flowcut/selector"
 )
 
@@ -43,6 +44,33 @@ func (s spares) selectors(sets func(family, table, set string) ([]selector.AddrR
 		out = append(out, sel)
 	}
 	return out, nil
+}
+
+// backend is the value of --fence.
+type backend struct{ value cut.Backend }
+
+// autoFence stands for what the kernel has.
+const autoFence = "auto"
+
+func (b *backend) String() string {
+	if b.value == cut.AnyBackend {
+		return autoFence
+	}
+	return string(b.value)
+}
+
+func (b *backend) Type() string { return "BACKEND" }
+
+func (b *backend) Set(s string) error {
+	switch v := cut.Backend(s); {
+	case s == autoFence:
+		b.value = cut.AnyBackend
+	case v == cut.NFTables, v == cut.IPTables:
+		b.value = v
+	default:
+		return errors.New("not a fence, write auto, nf_tables or iptables")
+	}
+	return nil
 }
 
 // most is the value of --max, 0 without one.

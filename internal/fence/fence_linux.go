@@ -97,6 +97,16 @@ func New(cfg Config) (*Fence, error) {
 	return f, nil
 }
 
+// HasNFTables has an error if the kernel has no nf_tables, or none for us.
+func HasNFTables(netNS int) error {
+	conn, err := nft.Dial(netNS)
+	if err != nil {
+		return err
+	}
+	_, err = conn.HasTable(nft.IPv4, "flowcut")
+	return errors.Join(err, conn.Close())
+}
+
 func plan(cfg Config) *Fence {
 	if cfg.Remember == 0 {
 		cfg.Remember = time.Minute
