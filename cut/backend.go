@@ -126,11 +126,15 @@ func refused(err error) bool {
 	return errors.Is(err, conntrack.ErrNotSupported) || errors.Is(err, os.ErrPermission)
 }
 
-// fits counts what is meant, where the fence takes no more than so much.
+// fits counts what is meant, where the fence takes no more than so much and there
+// may be more.
 func (c *cutting) fits(ctx context.Context) error {
 	most := c.facts.Most
 	if most == 0 {
 		return nil
+	}
+	if entries, err := c.ct.Count(ctx); err != nil || int(entries) <= most {
+		return err
 	}
 	count := newCutting(c.o)
 	count.set, count.ct = c.set, c.ct

@@ -479,8 +479,9 @@ type Counts struct {
 	Leaked    uint64 // packets of selected flows that passed after the fence had settled
 	Untracked uint64 // packets on cut tuples that connection tracking was told not to track
 
-	// Disturbed names a chain that does not lead to ours any more, or not
-	// first, because somebody else has changed it; "" if there is none.
+	// Disturbed names what somebody else has changed, so that rules may not have
+	// been met: a chain that does not lead to ours any more, or not first, or the
+	// clock; "" if there is nothing.
 	Disturbed string
 }
 

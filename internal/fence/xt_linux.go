@@ -77,7 +77,7 @@ func planXT(cfg Config) *XTables {
 	}
 	return &XTables{
 		cfg: cfg, exact: cfg.exact() && cfg.exactXT(), name: xtChains + "00000000", comment: "flowcut",
-		until: time.Now().Add(cfg.Remember), numbers: Numbers{rand.Uint32(), rand.Uint32()},
+		until: time.Now().Round(0).Add(cfg.Remember), numbers: Numbers{rand.Uint32(), rand.Uint32()},
 		notes: newXTNotes(), ends: newXTEnds(),
 	}
 }
@@ -197,11 +197,6 @@ func (f *XTables) Withdraw(ctx context.Context, family conntrack.Family) error {
 	return nil
 }
 
-// both returns a change of the tables that have the same chains.
-func both(text string) []iptables.Change {
-	return []iptables.Change{{Table: "filter", Text: text}, {Table: "mangle", Text: text}}
-}
-
 // Settle waits until no packet is under way that a hook saw before the fence
 // rose.
 func (f *XTables) Settle() error { grace(); return nil }
@@ -237,7 +232,7 @@ func (f *XTables) Guard(ctx context.Context, tuples []conntrack.Tuple, pass ...E
 		return fmt.Errorf("fence: guard %d flows: a fence of iptables takes no more than %d; cut them in parts", f.tuples, MostXT)
 	}
 	for _, r := range f.tables {
-		if err := r.tools.Restore(ctx, both(r.guard(by[r.family]))...); err != nil {
+		if err := r.tools.Restore(ctx, r.guard(by[r.family])...); err != nil {
 			return fmt.Errorf("fence: guard %d tuples: %w", len(by[r.family]), err)
 		}
 	}
@@ -332,8 +327,12 @@ func (n *xtNotes) of(m Mark) iter.Seq2[conntrack.Tuple, Noted] {
 	}
 }
 
-// Counts reads the counters, and looks whether all rules are where they were.
+// Counts reads the counters, and looks whether all rules are where they were, and
+// in force.
 func (f *XTables) Counts(ctx context.Context) (out Counts, err error) {
+	if !time.Now().Round(0).Before(f.until) {
+		out.Disturbed = "the clock"
+	}
 	for _, r := range f.tables {
 		tables, err := r.tools.Save(ctx)
 		if err != nil {

@@ -105,19 +105,22 @@ func (l *xtLayout) mangle(x *xtChange) {
 	}
 	x.add(l.name+"-own", "-g "+l.name+"-note")
 	x.add(l.name+"-out", l.tellings()...)
+	x.chain(l.chain("told"))
+	x.add(l.name+"-out", "-j "+l.chain("told"))
 	x.add(l.name+"-out", l.spareOurs()...)
 	x.add(l.name+"-out", "-g "+l.name)
 	l.common(x, l.without == 0)
 	for _, c := range []string{"cut", "guard", "stop"} {
-		if l.without != 0 {
-			x.add(l.chain(c), "-p tcp --tcp-flags RST RST -j RETURN", "-j RETURN") // the second counts
-		}
 		// Resets are the gateway's own here, see layout.before. One for a packet
 		// that fits no flow may fit one itself.
-		x.add(l.chain(c),
-			"-p tcp --tcp-flags RST RST "+xtNoteRate+l.copied(xtTold),
-			"-p tcp --tcp-flags RST RST -j RETURN",
-			"-j DROP")
+		if c != "stop" {
+			x.add(l.chain(c), "-p tcp --tcp-flags RST RST "+xtNoteRate+l.copied(xtTold))
+		}
+		x.add(l.chain(c), "-p tcp --tcp-flags RST RST -j RETURN")
+		if l.without != 0 {
+			x.add(l.chain(c), "-j RETURN") // and count
+		}
+		x.add(l.chain(c), "-j DROP")
 	}
 }
 
@@ -236,15 +239,20 @@ func (l *xtLayout) answers() []string {
 	}
 }
 
-// tellings copies the resets and ICMP errors of ours that leave. No others are
-// new, related or without a flow but some that routers send about flows.
+// tellings copies the resets and ICMP errors of ours that leave. A reset is
+// related to a flow only if it is an answer of this host to a packet of it.
 func (l *xtLayout) tellings() []string {
-	const ours = " -m conntrack --ctstate RELATED,INVALID,UNTRACKED " + xtNoteRate
 	icmp, unreachable := l.icmp()
 	return []string{
-		"-p tcp --tcp-flags RST RST" + ours + l.copied(xtTold),
-		"-p " + icmp + " " + unreachable + ours + l.copied(xtTold),
+		"-p tcp --tcp-flags RST RST -m conntrack --ctstate RELATED " + xtNoteRate + l.copied(xtTold),
+		"-p " + icmp + " " + unreachable + " -m conntrack --ctstate RELATED,INVALID,UNTRACKED " + xtNoteRate + l.copied(xtTold),
 	}
+}
+
+// tellingsOnTuples copies the other resets that may be ours. Those of others to
+// ends of cut flows have not come so far once these are guarded.
+func (l *xtLayout) tellingsOnTuples() string {
+	return "-p tcp --tcp-flags RST RST -m conntrack --ctstate INVALID,UNTRACKED " + xtNoteRate + l.copied(xtTold)
 }
 
 // spareOurs lets our segments go.
@@ -270,10 +278,10 @@ func (l *xtLayout) ours() []string {
 	}
 }
 
-// guard returns what stops packets on tuples, in mangle and filter alike. From
-// the first time on the selector is not asked any more: the rules know which
-// flows are old, and what is new is the ruleset's business.
-func (l *xtLayout) guard(tuples []conntrack.Tuple) string {
+// guard returns what stops packets on tuples. From the first time on the selector
+// is not asked any more: the rules know which flows are old, and what is new is
+// the ruleset's business.
+func (l *xtLayout) guard(tuples []conntrack.Tuple) []iptables.Change {
 	x := new(xtChange)
 	x.do("-F %s", l.chain("selected"))
 	x.do("-F %s", l.chain("new"))
@@ -283,7 +291,16 @@ func (l *xtLayout) guard(tuples []conntrack.Tuple) string {
 	}
 	(&xtTree{x, xtFlow, name, "-g " + l.chain("cut")}).grow(l.chain("flow"), tuples)
 	(&xtTree{x, xtPacket, name, "-g " + l.chain("guard")}).grow(l.chain("packet"), tuples)
-	return x.String()
+	changes := both(x.String())
+	x.do("-F %s", l.chain("told"))
+	x.add(l.chain("told"), l.tellingsOnTuples())
+	changes[1].Text = x.String()
+	return changes
+}
+
+// both returns a change of the tables that have the same chains: what stops first.
+func both(text string) []iptables.Change {
+	return []iptables.Change{{Table: "filter", Text: text}, {Table: "mangle", Text: text}}
 }
 
 // lower returns what takes the selector away.
