@@ -92,9 +92,9 @@ func (c *cutting) kick(ctx context.Context, rounds []round, enough bool) error {
 	return nil
 }
 
-// forOthers is how long TCP flows are waited for that the gateway does not take
-// for open. Should it be wrong, as with a way that it sees one direction of,
-// their ends answer as any.
+// forOthers is how long after the first probe TCP flows are waited for that the
+// gateway does not take for open. Should it be wrong, as with a way that it sees
+// one direction of, their ends answer as any.
 const forOthers = 200 * time.Millisecond
 
 // answersUntil reads which ends have died until a moment, or until enough have.
@@ -106,7 +106,8 @@ func (c *cutting) answersUntil(ctx context.Context, until time.Time, enough bool
 			return false, err
 		}
 		n := c.toAsk().unconfirmed()
-		if n.ends == 0 && (n.otherEnds == 0 || enough || time.Since(c.raised) > forOthers) || enough && n.flows == 0 {
+		waited := !c.kicked.IsZero() && time.Since(c.kicked) > forOthers
+		if n.ends == 0 && (n.otherEnds == 0 || enough || waited) || enough && n.flows == 0 {
 			return true, nil
 		}
 		left := time.Until(until)

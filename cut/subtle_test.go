@@ -4,6 +4,7 @@ package cut
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -136,8 +137,15 @@ func TestResetOfAnotherFlow(t *testing.T) {
 }
 
 // Of a connection whose answers take another way the gateway knows only that
-// it has begun. Its ends are asked all the same.
+// it has begun. Its ends are asked all the same, also when it took long to list
+// the flows.
 func TestCutOneWay(t *testing.T) {
+	for _, long := range []time.Duration{0, 2 * forOthers} {
+		t.Run(fmt.Sprint(long), func(t *testing.T) { cutOneWay(t, long) })
+	}
+}
+
+func cutOneWay(t *testing.T, listing time.Duration) {
 	net := dmz(t, lab.Config{NoRules: true})
 	track(t, net)
 	client, server := net.Clients[0], net.Servers[0]
@@ -150,7 +158,10 @@ func TestCutOneWay(t *testing.T) {
 	if f := find(t, net, idle[0]); f.TCP.State != conntrack.TCPSynSent && f.TCP.State != conntrack.TCPEstablished || f.Status&conntrack.StatusSeenReply != 0 {
 		t.Fatalf("state %v, status %v: the gateway sees the answers", f.TCP.State, f.Status)
 	}
-	r := runCut(t, net, Options{Selector: parse(t, "--host", server.Addr4.String())})
+	o := during(stepTell, Options{Selector: parse(t, "--host", server.Addr4.String())}, func() {
+		time.Sleep(listing) // time itself is meant
+	})
+	r := runCut(t, net, o)
 	wantProven(t, r)
 	wantReset(t, idle)
 	if r.Endpoints.Dead != 5 {
