@@ -9,7 +9,7 @@ ROUNDS ?= 5
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: build demo test soak failover differ bench deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
+.PHONY: build demo test soak failover differ bench backends deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-X flowcut/internal/cli.stamp=$$(packaging/version)" -o flowcut ./cmd/flowcut
@@ -43,6 +43,9 @@ dist:
 
 cross:
 	packaging/cross
+
+backends:
+	go test -count 1 -timeout 20m -run 'XT|OnIPTables|ForIPTables' ./internal/fence ./cut -args -fence iptables
 
 deps:
 	.ci/deps

@@ -49,6 +49,8 @@ var scenarios = []scenario{
 	{"TestEachPartIsNeeded", TestEachPartIsNeeded, false},
 	{"TestCutAnsweredInAnEndsPlace", TestCutAnsweredInAnEndsPlace, false},
 	{"TestBystanders", TestBystanders, false},
+	{"TestCutForgedDeaths", TestCutForgedDeaths, false},
+	{"TestCutKnockingWithoutEnd", TestCutKnockingWithoutEnd, false},
 	{"TestCutSpeakers", TestCutSpeakers, false},
 	{"TestTwoCuts", TestTwoCuts, false},
 	{"TestNoMatch", TestNoMatch, false},

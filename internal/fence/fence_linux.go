@@ -2,7 +2,8 @@
 // keeps what conntrack would adopt from them out afterwards.
 //
 // The fence is a table of nf_tables for each family, owned by the socket that
-// made it: the kernel removes it when the process dies, however it dies.
+// made it: the kernel removes it when the process dies, however it dies. Where
+// there is no nf_tables it is chains in the tables of iptables, see [XTables].
 package fence
 
 import (
