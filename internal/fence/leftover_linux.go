@@ -195,8 +195,11 @@ func removal(table, name string) string {
 		fmt.Fprintln(&rules, "-D", strings.TrimPrefix(rule, "-A "))
 	}
 	for line := range strings.Lines(table) {
-		chain, _, _ := strings.Cut(strings.TrimPrefix(line, ":"), " ")
-		if strings.HasPrefix(line, ":") && isChainOf(chain, name) {
+		words := strings.Fields(line)
+		if len(words) == 0 {
+			continue
+		}
+		if chain, ok := strings.CutPrefix(words[0], ":"); ok && isChainOf(chain, name) {
 			fmt.Fprintln(&empty, "-F", chain)
 			fmt.Fprintln(&gone, "-X", chain)
 		}

@@ -18,6 +18,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/lab/labtest"
+	"flowcut/internal/nflog"
 	"flowcut/selector"
 )
 
@@ -309,4 +310,45 @@ func TestXTablesWaitForTheLock(t *testing.T) {
 	if text := w.chains(t); text != "" {
 		t.Errorf("left behind:\n%s", text)
 	}
+}
+
+// No bytes bring the parser down, and a tuple is one of the packet's family.
+func FuzzXTPacket(f *testing.F) {
+	tcp4 := append([]byte{0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2}, make([]byte, 20)...)
+	six := append(append([]byte{0x60, 0, 0, 0, 0, 8, 58, 64}, make([]byte, 32)...), 1, 4, 0, 0, 0, 0, 0, 0)
+	f.Add(tcp4)
+	f.Add(six)
+	f.Add(append(six, six...))
+	f.Add(tcp4[:22])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n := newXTNotes()
+		for _, prefix := range []string{xtDead, xtKnock, xtSpoke, xtTold, xtPast} {
+			n.take(nflog.Packet{Prefix: prefix, Data: b})
+		}
+		tuple, payload, ok := parsePacket(b)
+		if ok && (!tuple.Src.IsValid() || tuple.Src.Is6() != tuple.Dst.Is6() || len(payload) > len(b)) {
+			t.Errorf("%v out of % x", tuple, b)
+		}
+	})
+}
+
+// No text of iptables-save brings down what looks for leftovers, and what it
+// removes are chains of ours and rules that lead to them.
+func FuzzLeftovers(f *testing.F) {
+	const name = xtChains + "0badcafe"
+	f.Add("*filter\n:INPUT ACCEPT [0:0]\n:" + name + " - [0:0]\n:" + name + "-stop - [0:0]\n" +
+		"[0:0] -A INPUT -m time --datestop 2026-11-26T04:38:48 -m comment --comment \"flowcut-0badcafe pid 7 start 8 in 9\" -j " + name + "\n" +
+		"[1:60] -A " + name + " -g " + name + "-stop\nCOMMIT\n")
+	f.Add(":" + name + " ")
+	f.Add("[1:2] -A X -j FLOWCUT-0badcafe")
+	f.Add("[1:2] -A  -j FLOWCUT-0badcafe-")
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, l := range leftovers(text, time.Now()) {
+			for line := range strings.Lines(removal(text, l.Name)) {
+				if !strings.Contains(line, l.Name) {
+					t.Errorf("removes %q", line)
+				}
+			}
+		}
+	})
 }
