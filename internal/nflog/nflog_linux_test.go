@@ -3,6 +3,7 @@ package nflog
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"os/exec"
 	"strconv"
@@ -92,7 +93,7 @@ func FuzzParse(f *testing.F) {
 		if n > len(b) {
 			t.Errorf("%d bytes out of %d", n, len(b))
 		}
-		if err != nil && err != errShort {
+		if err != nil && !errors.Is(err, errShort) {
 			t.Errorf("error %v", err)
 		}
 	})
