@@ -86,7 +86,7 @@ var (
 // process in another container, whose time is over. A namespace without tables of
 // iptables has none, and so has a host without the programs.
 //
-// Needs CAP_NET_ADMIN and CAP_NET_RAW. The namespace is given by a descriptor, 0
+// Needs to be root, or CAP_NET_ADMIN, CAP_NET_RAW and CAP_DAC_READ_SEARCH. The namespace is given by a descriptor, 0
 // is the calling thread's.
 func Leftovers(ctx context.Context, netNS int) ([]Leftover, error) {
 	var out []Leftover
@@ -98,7 +98,7 @@ func Leftovers(ctx context.Context, netNS int) ([]Leftover, error) {
 		if err != nil {
 			return nil, fmt.Errorf("fence: look for leftovers: %w", err)
 		}
-		tables, err := tools.Save(ctx)
+		tables, err := tools.Tables(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("fence: look for leftovers: %w", err)
 		}
@@ -172,13 +172,13 @@ func (l Leftover) Remove(ctx context.Context) error {
 // removeChains removes from tables what there is of the chains of a fence, and of
 // the rules that lead to them; the last table first, what stops before what notes.
 func removeChains(ctx context.Context, tools *iptables.Tools, name string, tables ...string) error {
-	saved, err := tools.Save(ctx)
-	if err != nil {
-		return err
-	}
 	var changes []iptables.Change
 	for _, table := range slices.Backward(tables) {
-		if text := removal(saved[table], name); text != "" {
+		saved, err := tools.Save(ctx, table)
+		if err != nil {
+			return err
+		}
+		if text := removal(saved, name); text != "" {
 			changes = append(changes, iptables.Change{Table: table, Text: text})
 		}
 	}

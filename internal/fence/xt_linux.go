@@ -334,17 +334,17 @@ func (f *XTables) Counts(ctx context.Context) (out Counts, err error) {
 		out.Disturbed = "the clock"
 	}
 	for _, r := range f.tables {
-		tables, err := r.tools.Save(ctx)
-		if err != nil {
-			return out, fmt.Errorf("fence: read the counters: %w", err)
-		}
 		for _, table := range xtTables {
+			text, err := r.tools.Save(ctx, table)
+			if err != nil {
+				return out, fmt.Errorf("fence: read the counters: %w", err)
+			}
 			for _, h := range xtHooks[table] {
-				if out.Disturbed == "" && !r.called(tables[table], h[0], r.name+h[1]) {
+				if out.Disturbed == "" && !r.called(text, h[0], r.name+h[1]) {
 					out.Disturbed = fmt.Sprintf("chain %s of table %s (%s)", h[0], table, r.family)
 				}
 			}
-			r.count(table, tables[table], &out)
+			r.count(table, text, &out)
 		}
 	}
 	return out, nil

@@ -102,11 +102,12 @@ func (t *Tools) Restore(ctx context.Context, changes ...Change) error {
 	return err
 }
 
-// Save returns the tables that the namespace has as iptables-save(8) writes them,
-// with counters, by name.
+// Tables returns the tables that the namespace has as iptables-save(8) writes
+// them, with counters, by name.
 //
-// Needs CAP_NET_ADMIN and CAP_NET_RAW.
-func (t *Tools) Save(ctx context.Context) (map[string]string, error) {
+// Needs CAP_NET_ADMIN and CAP_NET_RAW, and to be root, or CAP_DAC_READ_SEARCH,
+// for their names.
+func (t *Tools) Tables(ctx context.Context) (map[string]string, error) {
 	out, err := t.run(ctx, t.save, nil, "-c")
 	if err != nil {
 		return nil, err
@@ -129,6 +130,15 @@ func (t *Tools) Save(ctx context.Context) (map[string]string, error) {
 		tables[name] = b.String()
 	}
 	return tables, nil
+}
+
+// Save returns one table as iptables-save(8) writes it, with counters. A
+// namespace that has not had it has it from then on.
+//
+// Needs CAP_NET_ADMIN and CAP_NET_RAW.
+func (t *Tools) Save(ctx context.Context, table string) (string, error) {
+	out, err := t.run(ctx, t.save, nil, "-c", "-t", table)
+	return string(out), err
 }
 
 // run runs a program in the namespace, with the two capabilities that it needs
