@@ -45,7 +45,7 @@ cross:
 	packaging/cross
 
 backends:
-	go test -count 1 -timeout 20m -run 'XT|OnIPTables|ForIPTables' ./internal/fence ./cut -args -fence iptables
+	go test -count 1 -timeout 20m -run 'XT|OnIPTables' ./internal/fence ./cut -args -fence iptables
 
 deps:
 	.ci/deps

@@ -45,7 +45,11 @@ var scenarios = []scenario{
 	{"TestCutDatagramsNoHold", TestCutDatagramsNoHold, true},
 	{"TestCutNotTracked", TestCutNotTracked, true},
 	{"TestCutFTPDataAlone", TestCutFTPDataAlone, true},
-	{"TestCutWhileReconnecting", TestCutWhileReconnecting, true},
+	{"a handshake waits", handshakeWaits, true},
+	{"others change the rules", othersChangeTheRules, false},
+	{"too many", tooManyForIPTables, false},
+	{"interrupted", interruptedOnIPTables, false},
+	{"TestCutWhileReconnecting", TestCutWhileReconnecting, false},
 	{"TestEachPartIsNeeded", TestEachPartIsNeeded, false},
 	{"TestCutAnsweredInAnEndsPlace", TestCutAnsweredInAnEndsPlace, false},
 	{"TestBystanders", TestBystanders, false},
@@ -102,12 +106,12 @@ var scenarios = []scenario{
 
 // notByIPTables are scenarios that the fence of iptables does not pass, and why.
 var notByIPTables = map[string]string{
-	"TestCutSamePort":               "a handshake on the tuple of a cut flow waits until the guard is lifted: see TestHandshakeWaits",
+	"TestCutSamePort":               "a handshake on the tuple of a cut flow waits until the guard is lifted: see handshakeWaits",
 	"TestCutSamePortDespiteSilence": "the same",
 	"TestCutSpoofedBeginning":       "the same: nobody begins anything on such a tuple",
-	"TestCutInSYNFlood":             "no more than 4,096 flows can be guarded: see TestTooManyForIPTables",
+	"TestCutInSYNFlood":             "no more than 4,096 flows can be guarded: see tooManyForIPTables",
 	"TestCutMirrorsWithoutEnd":      "mirrors are looked for until the guard stands, and not again",
-	"TestReloadDuringCut":           "the rules are in the tables that others load: see TestOthersChangeTheRules",
+	"TestReloadDuringCut":           "the rules are in the tables that others load: see othersChangeTheRules",
 	"TestCutEarly":                  "there is no coarse guard",
 	"TestCutEarlyMirrors":           "the same",
 	"TestCutTooMany":                "the same",
@@ -118,26 +122,19 @@ var notByIPTables = map[string]string{
 }
 
 // aside are tests that make no cut, or choose the backend themselves.
-var aside = strings.Fields(`TestOnIPTables TestInterruptedOnIPTables TestEveryTestIsPlaced TestHandshakeWaits TestTooManyForIPTables
-	TestOthersChangeTheRules TestBackendIsChosen TestCutterEnds TestDetoursNotLookedFor TestServicePorts TestNegatedListHarmsNobody
+var aside = strings.Fields(`TestOnIPTables TestEveryTestIsPlaced  TestBackendIsChosen TestCutterEnds TestDetoursNotLookedFor TestServicePorts TestNegatedListHarmsNobody
 	TestReceiptJSON TestEverythingMustBeMeant TestKnown TestOffloaded`)
 
 // The scenarios hold on iptables, too: a sample of them, and all with
 // "-args -fence iptables", as make backends has it.
 func TestOnIPTables(t *testing.T) {
-	onIPTables(t)
+	backend = IPTables
+	t.Cleanup(func() { backend = AnyBackend })
 	for _, s := range scenarios {
 		if s.sample || *everyScenario == string(IPTables) {
 			t.Run(s.name, s.run)
 		}
 	}
-}
-
-// onIPTables makes iptables the backend of a test.
-func onIPTables(t *testing.T) {
-	t.Helper()
-	backend = IPTables
-	t.Cleanup(func() { backend = AnyBackend })
 }
 
 // Each test of the package is a scenario for iptables, or it is said why not.
@@ -240,8 +237,7 @@ func TestBackendIsChosen(t *testing.T) {
 
 // Rules that others take away, or put before ours, are found, and then nothing is
 // proven.
-func TestOthersChangeTheRules(t *testing.T) {
-	onIPTables(t)
+func othersChangeTheRules(t *testing.T) {
 	for name, command := range map[string]string{
 		"flushed":  "iptables-legacy -w -F FORWARD",
 		"inserted": "iptables-legacy -w -I INPUT 1 -m conntrack --ctstate ESTABLISHED -j ACCEPT",
@@ -272,8 +268,7 @@ func TestOthersChangeTheRules(t *testing.T) {
 
 // A handshake on the addresses and ports of a cut flow waits for the end of the
 // guard, and is made then.
-func TestHandshakeWaits(t *testing.T) {
-	onIPTables(t)
+func handshakeWaits(t *testing.T) {
 	net := dmz(t, lab.Config{})
 	to, local := at(net, port, false), netip.AddrPortFrom(net.Clients[0].Addr4, 20000)
 	old := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Local: local})
@@ -301,8 +296,7 @@ func TestHandshakeWaits(t *testing.T) {
 
 // More flows than the fence of iptables takes are refused before anything is
 // done, as many as it takes are not.
-func TestTooManyForIPTables(t *testing.T) {
-	onIPTables(t)
+func tooManyForIPTables(t *testing.T) {
 	net := dmz(t, lab.Config{})
 	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: at(net, port, false), Count: 2})
 	fake := find(t, net, idle[0])
@@ -337,8 +331,7 @@ func TestTooManyForIPTables(t *testing.T) {
 }
 
 // A cut that is interrupted at any step leaves no chain.
-func TestInterruptedOnIPTables(t *testing.T) {
-	onIPTables(t)
+func interruptedOnIPTables(t *testing.T) {
 	for _, step := range []string{stepRaise, stepList, stepTell, stepDelete, stepSettle} {
 		t.Run(step, func(t *testing.T) {
 			net := dmz(t, lab.Config{})

@@ -79,7 +79,7 @@ func (c *cutting) listFirst(ctx context.Context, l *listing) error {
 // for what changes, or for one zone, the kernel would not show them.
 func (c *cutting) narrows() bool {
 	zoned := func(s selector.Selector) bool { return s.Zoned() }
-	return len(c.crowds) == 0 && c.facts.Births && !c.zoned && !slices.ContainsFunc(c.set.Merged(), zoned) && !slices.ContainsFunc(c.o.Except, zoned)
+	return len(c.crowds) == 0 && c.facts.Exact && !c.zoned && !slices.ContainsFunc(c.set.Merged(), zoned) && !slices.ContainsFunc(c.o.Except, zoned)
 }
 
 // fewTuples tells whether looking up all tuples of members costs less than a

@@ -46,7 +46,7 @@ func TestXTablesSayWhatMatchSays(t *testing.T) {
 		return len(text) > 4096 || strings.Contains(text, "zone")
 	}
 	var sets [][]selector.Selector
-	for _, args := range some(said, 6) {
+	for _, args := range some(said, 9) {
 		if args[0] == "!-g" {
 			args = []string{"--dst-nat=!" + args[1]}
 		}
@@ -56,7 +56,7 @@ func TestXTablesSayWhatMatchSays(t *testing.T) {
 		}
 		sets = append(sets, []selector.Selector{s})
 	}
-	for _, lines := range some(saidTogether, 4) {
+	for _, lines := range some(saidTogether, 6) {
 		sets = append(sets, parse(t, lines...))
 	}
 	for _, list := range sets {

@@ -152,7 +152,10 @@ func (t *Tools) run(ctx context.Context, path string, in io.Reader, args ...stri
 		cmd.Stdin, cmd.Stderr = in, &errs
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = patience
-		cmd.SysProcAttr = &syscall.SysProcAttr{AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW},
+			Setpgid:     true, // a terminal's signals are for us: what they end we have to lift
+		}
 		out, err = cmd.Output()
 		return err
 	}
