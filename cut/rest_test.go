@@ -26,17 +26,17 @@ func lastChange(samples []lab.Sample, from, until time.Time) (at time.Time, chan
 }
 
 // wantHeld cuts and checks that the ends hear nothing of each other from soon
-// after the start until the guard is lifted.
+// after the rise of the fence until the guard is lifted.
 func wantHeld(t *testing.T, net *lab.Topology, o Options, ends lab.Ends) *Receipt {
 	t.Helper()
 	sampler := net.Sample(time.Millisecond, ends.Received)
 	start := time.Now()
 	r := runCut(t, net, o)
-	lifted := start.Add(time.Duration(r.Fence.LiftedAfterMS))
+	raised, lifted := start.Add(time.Duration(r.Fence.RaisedAfterMS)), start.Add(time.Duration(r.Fence.LiftedAfterMS))
 	samples := sampler.Stop()
 	const grace = 100 * time.Millisecond // what was received and not yet read
-	if at, changed := lastChange(samples, start.Add(grace), lifted); changed {
-		t.Errorf("something arrived %v after the start, %v before the guard was lifted", at.Sub(start), lifted.Sub(at))
+	if at, changed := lastChange(samples, raised.Add(grace), lifted); changed {
+		t.Errorf("something arrived %v after the fence rose, %v before the guard was lifted", at.Sub(raised), lifted.Sub(at))
 	}
 	if held := time.Duration(r.Fence.LiftedAfterMS - r.Fence.RaisedAfterMS); held < o.Hold {
 		t.Errorf("held for %v, want at least %v", held, o.Hold)
