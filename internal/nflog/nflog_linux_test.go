@@ -87,6 +87,9 @@ func FuzzParse(f *testing.F) {
 	f.Add(message)
 	f.Add(append(bytes.Clone(message), message...))
 	f.Add(message[:len(message)-3])
+	long := bytes.Clone(message)
+	long[unix.SizeofNlMsghdr+sizeofNfgenmsg] = 200 // the length of an attribute
+	f.Add(long)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		n := 0
 		err := parse(b, func(p Packet) { n += len(p.Data) + len(p.Prefix) })
