@@ -44,8 +44,9 @@ dist:
 cross:
 	packaging/cross
 
-backends:
+backends: build
 	go test -count 1 -timeout 20m -run 'XT|OnIPTables' ./internal/fence ./cut -args -fence iptables
+	go run ./internal/soak/runsoak -fence iptables -count 100 -seed $(SEED) -parallel $(PARALLEL)
 
 deps:
 	.ci/deps

@@ -324,7 +324,7 @@ func (c *cutting) begin(step string) {
 }
 
 // take puts members under the guard. Without a hold, what has no handshake
-// goes free as soon as its entry is gone.
+// goes free as soon as its entry is gone, if its ends are noted all the same.
 func (c *cutting) take(ctx context.Context, list []*member) error {
 	var guarded []*member
 	late := false // some have not been fenced before
@@ -354,7 +354,7 @@ func (c *cutting) take(ctx context.Context, list []*member) error {
 
 // frees tells whether a member is not taken into the guard.
 func (c *cutting) frees(m *member) bool {
-	return m.tcp && (c.coarse || m.crowd) || !m.tcp && c.o.Hold == 0 && (c.facts.Births || !c.facts.Exact)
+	return m.tcp && (c.coarse || m.crowd) || !m.tcp && c.o.Hold == 0 && c.facts.NotesAll
 }
 
 // tell makes the ends hear that it is over. Where some stay silent, the flows

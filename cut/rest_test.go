@@ -3,6 +3,7 @@
 package cut
 
 import (
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -73,13 +74,23 @@ func TestCutDatagrams(t *testing.T) {
 
 // Without a hold the ruleset judges the next packet, and what it admits goes on.
 func TestCutDatagramsNoHold(t *testing.T) {
+	for _, more := range []string{"", "--zone 0"} { // which not all fences can tell
+		t.Run(more, func(t *testing.T) { datagramsNoHold(t, strings.Fields(more)...) })
+	}
+}
+
+func datagramsNoHold(t *testing.T, more ...string) {
 	net := dmz(t, lab.Config{})
 	busy := labtest.Exchange(t, net.Clients[0].Host, lab.Datagrams{To: at(net, port, false), Count: 4, Up: 500, Down: 500})
 	if err := both(busy).WaitReceived(labtest.Context(t), 20*256); err != nil {
 		t.Fatal(err)
 	}
-	r := runCut(t, net, Options{Selector: toServer(t, net), Hold: None, Settle: None})
+	s := parse(t, append(more, "--dst-nat", "--reply-src", net.Servers[0].Addr4.String())...)
+	r := runCut(t, net, Options{Selector: s, Hold: None, Settle: None})
 	wantProven(t, r)
+	if r.Endpoints.Unreachable != 8 {
+		t.Errorf("unreachable %d, want 8", r.Endpoints.Unreachable)
+	}
 	if r.Flows.Deleted != 4 || time.Duration(r.ElapsedMS) > time.Second {
 		t.Errorf("deleted %d of 4 in %v", r.Flows.Deleted, r.ElapsedMS)
 	}

@@ -24,6 +24,10 @@ type Facts struct {
 	// Guard, and from then on the fence knows tuples alone.
 	Births bool
 
+	// NotesAll: Reset and Unreachable are noted of all ends, and not only of those
+	// that Guard was told.
+	NotesAll bool
+
 	// Coarse: GuardCoarse can be called.
 	Coarse bool
 
@@ -39,5 +43,5 @@ type Facts struct {
 
 // Facts returns what the fence can do.
 func (f *Fence) Facts() Facts {
-	return Facts{Backend: NFTables, Exact: f.Exact(), Births: f.Exact(), Coarse: f.Coarse(), Unqueues: true}
+	return Facts{Backend: NFTables, Exact: f.Exact(), Births: f.Exact(), NotesAll: true, Coarse: f.Coarse(), Unqueues: true}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"flowcut/conntrack"
+	"flowcut/cut"
 	"flowcut/internal/lab"
 )
 
@@ -35,6 +36,11 @@ const (
 	Cancelled     Disturbance = "cancelled"
 	Killed        Disturbance = "killed"
 )
+
+// Beyond tells whether a scenario is beyond what a fence of a backend promises.
+func (s *Scenario) Beyond(b cut.Backend) bool {
+	return b == cut.IPTables && (s.Disturb == Killed || s.Disturb == Flooded)
+}
 
 // disturbanceKind is what one is.
 type disturbanceKind struct {

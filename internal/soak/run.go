@@ -53,6 +53,11 @@ func (r *Report) String() string {
 // Tools are what cuts.
 type Tools struct {
 	Program string // path of the built program, for scenarios that use it
+
+	// Fence is the backend of all cuts. That of iptables lets new connections
+	// wait, leaves something behind when it is killed, and takes no flood of SYNs:
+	// see Scenario.Beyond.
+	Fence cut.Backend
 	Cut     Cutter // instead of the library's; nil: that
 }
 
@@ -271,7 +276,7 @@ func (c *trial) cut(ctx context.Context, may bool) (*cutRun, error) {
 	o := cut.Options{
 		NetNS: c.net.Gateway.NS.Fd(), All: c.s.All, Max: c.max(), NoMirror: c.s.NoMirror, NoRelated: c.s.NoRelated,
 		Settle: c.s.Settle, Hold: c.s.Hold, Timeout: cutTimeout,
-		Silent: c.s.Kick == KickSilent, NoKick: c.s.Kick == KickNone, AcceptSilent: c.s.Accept, Flows: true,
+		Fence: c.Fence, Silent: c.s.Kick == KickSilent, NoKick: c.s.Kick == KickNone, AcceptSilent: c.s.Accept, Flows: true,
 	}
 	var err error
 	if o.Selector, err = selector.Parse(words(c.s.Select)); err != nil {
@@ -316,6 +321,9 @@ func (c *trial) byProgram(ctx context.Context, may bool) (*cutRun, error) {
 		if is {
 			args = append(args, word)
 		}
+	}
+	if c.Fence != cut.AnyBackend {
+		args = append(args, "--fence", string(c.Fence))
 	}
 	if len(c.s.Spare) > 0 {
 		args = append(args, "--spare", strings.Join(words(c.s.Spare), " "))

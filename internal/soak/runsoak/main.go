@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"flowcut/cut"
 	"flowcut/internal/soak"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,7 @@ func main() {
 	flag.DurationVar(&r.limit, "for", 0, "begin no scenario after so long; 0: no limit")
 	flag.Uint64Var(&r.next, "seed", 0, "seed of the first scenario, the next one's is one more; 0: from the clock")
 	flag.StringVar(&r.program, "program", "./flowcut", "the built program")
+	flag.StringVar((*string)(&r.fence), "fence", "", "backend of all cuts: nf_tables or iptables; empty: what the kernel has")
 	parallel := flag.Int("parallel", 1, "how many scenarios run at once, each in namespaces of its own")
 	draw := flag.Bool("draw", false, "print the scenarios, but for the selectors, and run none")
 	flag.Parse()
@@ -47,6 +49,7 @@ func main() {
 // runner runs scenarios.
 type runner struct {
 	program string
+	fence   cut.Backend
 	count   int
 	limit   time.Duration
 	began   time.Time
@@ -96,7 +99,11 @@ func (r *runner) seed() (uint64, bool) {
 // one runs a scenario and says what came of it.
 func (r *runner) one(ctx context.Context, seed uint64) {
 	s := soak.Draw(seed)
-	report, err := soak.Run(ctx, s, soak.Tools{Program: r.program})
+	if s.Beyond(r.fence) {
+		fmt.Printf("%d beyond %s | %s\n", seed, r.fence, s)
+		return
+	}
+	report, err := soak.Run(ctx, s, soak.Tools{Program: r.program, Fence: r.fence})
 	if ctx.Err() != nil {
 		return
 	}
