@@ -46,7 +46,7 @@ cross:
 
 backends: build
 	go test -count 1 -timeout 20m -run 'XT|OnIPTables' ./internal/fence ./cut -args -fence iptables
-	go run ./internal/soak/runsoak -fence iptables -count 100 -seed $(SEED) -parallel $(PARALLEL)
+	go run ./internal/soak/runsoak -fence iptables -count 60 -seed $(SEED)
 
 deps:
 	.ci/deps
