@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"flowcut/internal/fence"
 	"flowcut/internal/nft"
 	"flowcut/internal/rtnl"
 )
@@ -18,6 +19,7 @@ type leftover struct {
 // kind more.
 var finders = []func(*visit) ([]leftover, error){
 	leftTables,
+	leftChains,
 }
 
 func lookAtLeftovers(v *visit) (finding, error) {
@@ -75,6 +77,15 @@ func leftTables(v *visit) (out []leftover, err error) {
 		if t.fence() && t.owner == 0 {
 			out = append(out, leftover{"table " + t.String(), func() error { return removeTable(t) }})
 		}
+	}
+	return out, err
+}
+
+// leftChains finds fences of iptables whose process is gone.
+func leftChains(v *visit) (out []leftover, err error) {
+	list, err := fence.Leftovers(v.ctx, 0)
+	for _, l := range list {
+		out = append(out, leftover{l.String(), func() error { return l.Remove(v.ctx) }})
 	}
 	return out, err
 }

@@ -3,12 +3,16 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"flowcut/conntrack"
+	"flowcut/internal/fence"
 )
 
 // persisting makes a table that outlives its owner, as can be made from Linux
@@ -94,6 +98,63 @@ func TestRemoveLeftovers(t *testing.T) {
 	}
 	if c := last(Options{RemoveLeftovers: true}); c.State != OK || c.Found != "none" {
 		t.Errorf("leftovers: %+v", c)
+	}
+}
+
+// What a process that is gone has left of a fence of iptables is found and removed,
+// and is not taken for rules of the host; that of one that lives is left alone.
+func TestRemoveChains(t *testing.T) {
+	p := newPlace(t)
+	f, err := fence.NewXTables(fence.Config{NetNS: p.ns.Fd()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Raise(t.Context(), conntrack.FamilyIPv4); err != nil {
+		t.Fatal(err)
+	}
+	last := func(o Options) Check {
+		r, err := p.examine(t, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range r.Checks {
+			if c.Name == "notrack" && c.State != OK {
+				t.Errorf("the fence's rules: %+v", c)
+			}
+		}
+		return r.Checks[len(r.Checks)-1]
+	}
+	if c := last(Options{RemoveLeftovers: true}); c.State != OK || c.Found != "none" {
+		t.Errorf("of a process that lives: %+v", c)
+	}
+	const gone = `iptables-legacy-save | sed "s/ pid [0-9]* / pid 4194305 /" | iptables-legacy-restore`
+	err = p.ns.Do(func() error { return exec.Command("sh", "-c", gone).Run() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := last(Options{}); c.State != Warning || !strings.Contains(c.Found, "made by process 4194305") {
+		t.Errorf("leftovers: %+v", c)
+	}
+	if c := last(Options{RemoveLeftovers: true}); c.State != OK || !strings.HasPrefix(c.Found, "removed chains FLOWCUT-") {
+		t.Errorf("leftovers: %+v", c)
+	}
+	if c := last(Options{}); c.State != OK || c.Found != "none" {
+		t.Errorf("leftovers: %+v", c)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Where nf_tables is refused, the trial of iptables is the one that decides.
+func TestTryXTables(t *testing.T) {
+	p := newPlace(t)
+	if err := tryXTables(t.Context(), p.ns.Fd()); err != nil {
+		t.Fatal(err)
+	}
+	f := judgeXTables(finding{state: Fail, found: "the fence does not rise", means: "nothing proven", do: "modprobe nf_tables"})
+	if f.state != Warning || f.found != "the fence does not rise" || f.do != "modprobe nf_tables" {
+		t.Errorf("%+v", f)
 	}
 }
 

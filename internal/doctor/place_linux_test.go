@@ -235,7 +235,7 @@ func fenced(p *place) error {
 		return err
 	}
 	p.closes(f.Close)
-	return f.Raise(conntrack.FamilyIPv4)
+	return f.Raise(context.Background(), conntrack.FamilyIPv4)
 }
 
 // owned makes a table with an owner, as firewalld does.

@@ -36,11 +36,48 @@ func lookAtNFTables(v *visit) (finding, error) {
 	if err != nil {
 		return v.untried(err)
 	}
-	err = tryFence(fd)
+	err = tryFence(v.ctx, fd)
 	if err == nil {
 		return judgeNFTables(nil, nil)
 	}
-	return judgeNFTables(err, missing(fd, features()))
+	f, err := judgeNFTables(err, missing(fd, features()))
+	if tryXTables(v.ctx, fd) == nil {
+		return judgeXTables(f), nil
+	}
+	return f, err
+}
+
+// judgeXTables says what comes of it that the fence can be made of iptables alone.
+func judgeXTables(f finding) finding {
+	f.state = Warning
+	f.means = "cuts make their fence of iptables, which cannot promise all: see flowcut(8), IPTABLES"
+	return f
+}
+
+// tryXTables does as tryFence, with a fence of iptables.
+func tryXTables(ctx context.Context, fd int) error {
+	cfg, err := trialConfig(fd)
+	if err != nil {
+		return err
+	}
+	f, err := fence.NewXTables(cfg)
+	if err != nil {
+		return err
+	}
+	return errors.Join(raise(ctx, f), f.Close())
+}
+
+// trialConfig is what a fence is tried with.
+func trialConfig(fd int) (fence.Config, error) {
+	cfg := fence.Config{NetNS: fd}
+	for _, words := range trialSelections {
+		s, err := new(selector.Flags).Parse(strings.Fields(words), nil)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Selectors = append(cfg.Selectors, s)
+	}
+	return cfg, nil
 }
 
 // judgeNFTables says what is wrong: err is the kernel's, lacks names features.
@@ -62,20 +99,16 @@ func judgeNFTables(err error, lacks []string) (finding, error) {
 
 // tryFence raises a whole fence and guard in a scratch namespace and looks
 // whether it goes with its owner.
-func tryFence(fd int) (err error) {
-	cfg := fence.Config{NetNS: fd}
-	for _, words := range trialSelections {
-		s, err := new(selector.Flags).Parse(strings.Fields(words), nil)
-		if err != nil {
-			return err
-		}
-		cfg.Selectors = append(cfg.Selectors, s)
+func tryFence(ctx context.Context, fd int) error {
+	cfg, err := trialConfig(fd)
+	if err != nil {
+		return err
 	}
 	f, err := fence.New(cfg)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(raise(f), f.Close()); err != nil {
+	if err := errors.Join(raise(ctx, f), f.Close()); err != nil {
 		return err
 	}
 	return netns.DoFd(fd, func() error {
@@ -87,18 +120,28 @@ func tryFence(fd int) (err error) {
 	})
 }
 
-func raise(f *fence.Fence) error {
+// barrier is a fence of either kind.
+type barrier interface {
+	Facts() fence.Facts
+	Raise(context.Context, conntrack.Family) error
+	GuardCoarse(context.Context) error
+	Guard(context.Context, []conntrack.Tuple, ...fence.Entry) error
+	Lower(context.Context) error
+}
+
+func raise(ctx context.Context, f barrier) error {
 	for _, family := range []conntrack.Family{conntrack.FamilyIPv4, conntrack.FamilyIPv6} {
-		if err := f.Raise(family); err != nil {
+		if err := f.Raise(ctx, family); err != nil {
 			return err
 		}
 	}
-	if f.Coarse() {
-		if err := f.GuardCoarse(); err != nil {
+	if f.Facts().Coarse {
+		if err := f.GuardCoarse(ctx); err != nil {
 			return err
 		}
 	}
-	return errors.Join(f.Guard([]conntrack.Tuple{trialTuple4, trialTuple6}), f.Lower())
+	tuples := []conntrack.Tuple{trialTuple4, trialTuple4.Invert(), trialTuple6, trialTuple6.Invert()}
+	return errors.Join(f.Guard(ctx, tuples), f.Lower(ctx))
 }
 
 // feature is a part of what the fence needs, as a table that has it.
