@@ -55,6 +55,8 @@ var scenarios = []scenario{
 	{"TestBystanders", TestBystanders, false},
 	{"TestCutForgedDeaths", TestCutForgedDeaths, false},
 	{"TestCutKnockingWithoutEnd", TestCutKnockingWithoutEnd, false},
+	{"TestCutWaitsForListeners", TestCutWaitsForListeners, false},
+	{"TestCutBesideDeafListener", TestCutBesideDeafListener, false},
 	{"TestCutSpeakers", TestCutSpeakers, false},
 	{"TestTwoCuts", TestTwoCuts, false},
 	{"TestNoMatch", TestNoMatch, false},
@@ -123,7 +125,7 @@ var notByIPTables = map[string]string{
 
 // aside are tests that make no cut, or choose the backend themselves.
 var aside = strings.Fields(`TestOnIPTables TestEveryTestIsPlaced  TestBackendIsChosen TestCutterEnds TestDetoursNotLookedFor TestServicePorts TestNegatedListHarmsNobody
-	TestReceiptJSON TestEverythingMustBeMeant TestKnown TestOffloaded`)
+	TestAskServing TestIsMirror TestReceiptJSON TestEverythingMustBeMeant TestKnown TestOffloaded`)
 
 // The scenarios hold on iptables, too: a sample of them, and all with
 // "-args -fence iptables", as make backends has it.
