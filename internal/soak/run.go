@@ -58,7 +58,7 @@ type Tools struct {
 	// wait, leaves something behind when it is killed, and takes no flood of SYNs:
 	// see Scenario.Beyond.
 	Fence cut.Backend
-	Cut     Cutter // instead of the library's; nil: that
+	Cut   Cutter // instead of the library's; nil: that
 }
 
 // Cutter is a function that cuts as [cut.Run] does.
