@@ -46,10 +46,10 @@ func TestKilledOnIPTables(t *testing.T) {
 		}
 		return out
 	}
-	run(t, net.Gateway.Host, "iptables-legacy", "-A", "FORWARD", "-p", "udp", "--dport", "9", "-m", "comment", "--comment", "flowcut-like", "-j", "DROP")
+	run(t, net.Gateway.Host, "iptables-legacy", "-w", "-A", "FORWARD", "-p", "udp", "--dport", "9", "-m", "comment", "--comment", "flowcut-like", "-j", "DROP")
 	for _, table := range []string{"raw", "mangle", "filter"} { // they come into being by that
-		run(t, net.Gateway.Host, "iptables-legacy", "-t", table, "-L")
-		run(t, net.Gateway.Host, "ip6tables-legacy", "-t", table, "-L")
+		run(t, net.Gateway.Host, "iptables-legacy", "-w", "-t", table, "-L")
+		run(t, net.Gateway.Host, "ip6tables-legacy", "-w", "-t", table, "-L")
 	}
 	before := save()
 	c := begin(t, net, "-g", "-r", net.Servers[0].Addr4.String(), "--fence", "iptables", "--settle", "20s")

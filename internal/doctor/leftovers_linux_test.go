@@ -127,7 +127,7 @@ func TestRemoveChains(t *testing.T) {
 	if c := last(Options{RemoveLeftovers: true}); c.State != OK || c.Found != "none" {
 		t.Errorf("of a process that lives: %+v", c)
 	}
-	const gone = `iptables-legacy-save | sed "s/ pid [0-9]* / pid 4194305 /" | iptables-legacy-restore`
+	const gone = `iptables-legacy-save | sed "s/ pid [0-9]* / pid 4194305 /" | iptables-legacy-restore -w`
 	err = p.ns.Do(func() error { return exec.Command("sh", "-c", gone).Run() })
 	if err != nil {
 		t.Fatal(err)

@@ -34,7 +34,7 @@ func TestRead(t *testing.T) {
 	if c.Group() == other.Group() {
 		t.Fatalf("both have group %d", c.Group())
 	}
-	rule := []string{"-A", "OUTPUT", "-p", "udp", "--dport", "9", "-j", "NFLOG", "--nflog-prefix", "some prefix", "--nflog-group"}
+	rule := []string{"-w", "-A", "OUTPUT", "-p", "udp", "--dport", "9", "-j", "NFLOG", "--nflog-prefix", "some prefix", "--nflog-group"}
 	err = h.NS.Do(func() error {
 		cmd := exec.Command("iptables-legacy", append(rule, strconv.Itoa(int(c.Group())))...)
 		return cmd.Run()
