@@ -47,7 +47,7 @@ func TestXTablesSayWhatMatchSays(t *testing.T) {
 		return len(text) > 4096 || strings.Contains(text, "zone")
 	}
 	var sets [][]selector.Selector
-	for _, args := range some(said, 9) {
+	for _, args := range some(said, 12) {
 		if args[0] == "!-g" {
 			args = []string{"--dst-nat=!" + args[1]}
 		}
