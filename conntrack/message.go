@@ -144,8 +144,10 @@ func parseAnswer(h header, b []byte) (answer, error) {
 			return answer{}, err
 		}
 	}
-	err := a.parseTLVs(b[skip:])
-	return a, err
+	if err := a.parseTLVs(b[skip:]); err != nil {
+		return answer{}, err
+	}
+	return a, nil
 }
 
 // echoedLen tells where the extended acknowledgement begins, behind the

@@ -205,6 +205,11 @@ func TestParseAnswer(t *testing.T) {
 		"short":         {header{typ: msgError}, make([]byte, 3), answer{}, "struct nlmsgerr: 3 bytes, want 4"},
 		"positive":      {header{typ: msgError}, nativeInt32(1), answer{}, "errno out of range: 1"},
 		"no such errno": {header{typ: msgDone}, nativeInt32(-4096), answer{}, "errno out of range: -4096"},
+		"words cut off": {
+			header{typ: msgError, flags: flagCapped | flagAckTLVs},
+			append(nativeInt32(-int32(syscall.EINVAL), 99, 0, 0, 0), appendAttr(nil, 1, []byte("cut off\x00"))[:8]...),
+			answer{}, "extended ack attribute 1: 12 bytes, 8 left",
+		},
 		"cut off": {
 			header{typ: msgError, flags: flagAckTLVs}, nativeInt32(-int32(syscall.ENOENT), 99, 0, 0, 0),
 			answer{}, "request in struct nlmsgerr cut off",
