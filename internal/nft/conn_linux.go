@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"time"
 
 	"github.com/mdlayher/netlink"
@@ -166,11 +167,15 @@ func parseMember(elem []byte) (m Member, err error) {
 		case unix.NFTA_SET_ELEM_KEY:
 			return find(v, unix.NFTA_DATA_VALUE, func(v []byte) error { m.Key = v; return nil })
 		case unix.NFTA_SET_ELEM_EXPIRATION:
-			m.Expires = time.Duration(u64(v)) * time.Millisecond
+			const most = uint64(math.MaxInt64 / time.Millisecond) // some 300 million years
+			m.Expires = time.Duration(min(u64(v), most)) * time.Millisecond
 		}
 		return nil
 	})
-	return m, err
+	if err != nil {
+		return Member{}, err
+	}
+	return m, nil
 }
 
 // walk finds an attribute behind the nfgenmsg of a message.
@@ -229,7 +234,10 @@ func parseRule(data []byte) (name string, n Count, err error) {
 		}
 		return nil
 	})
-	return name, n, err
+	if err != nil {
+		return "", Count{}, err
+	}
+	return name, n, nil
 }
 
 func parseExpr(b []byte, n *Count) error {

@@ -207,7 +207,10 @@ func parseHeader(data []byte) (s SetHeader, err error) {
 		}
 		return nil
 	})
-	return s, err
+	if err != nil {
+		return SetHeader{}, err
+	}
+	return s, nil
 }
 
 // AddrRange is a range of addresses, both ends included.
@@ -278,6 +281,8 @@ func (r *ranger) add(elem []byte) error {
 	}
 	to, isRange := netip.AddrFromSlice(last)
 	switch {
+	case isRange && (len(last) != len(key) || to.Less(from)), !isRange && last != nil:
+		return fmt.Errorf("nft: set %s: a range from %x to %x", r.set, key, last)
 	case isRange:
 		r.whole = append(r.whole, AddrRange{from, to})
 	case !r.set.Interval:

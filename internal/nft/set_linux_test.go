@@ -208,3 +208,24 @@ func replaceElements(t *testing.T, c *Conn, n int, stop <-chan struct{}) {
 		}
 	}
 }
+
+// TestBadRange: an element whose end is before its beginning, or no address of
+// the family, is an error. A list of it would mean other addresses.
+func TestBadRange(t *testing.T) {
+	element := func(from, to []byte) []byte {
+		e := &encoder{}
+		e.nest(unix.NFTA_SET_ELEM_KEY, func() { e.bytes(unix.NFTA_DATA_VALUE, from) })
+		e.nest(elemKeyEnd, func() { e.bytes(unix.NFTA_DATA_VALUE, to) })
+		return e.b
+	}
+	h := SetHeader{Family: IPv4, KeyType: TypeIPv4.ID, KeyLen: 4, Interval: true}
+	for _, tt := range []struct {
+		to []byte
+		ok bool
+	}{{[]byte{10, 0, 0, 9}, true}, {[]byte{10, 0, 0, 1}, true}, {[]byte{10, 0, 0, 0}, false}, {make([]byte, 16), false}, {[]byte{10, 0}, false}} {
+		r := ranger{set: h}
+		if err := r.add(element([]byte{10, 0, 0, 1}, tt.to)); (err == nil) != tt.ok {
+			t.Errorf("from 10.0.0.1 to %v: %v", tt.to, err)
+		}
+	}
+}
