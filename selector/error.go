@@ -1,8 +1,9 @@
 package selector
 
 import (
-	"strconv"
 	"strings"
+
+	"flowcut/internal/oneline"
 )
 
 // Error says why words on a command line are no selector.
@@ -35,7 +36,7 @@ func (e *Error) What() string {
 		if b.Len() > 0 {
 			b.WriteByte(' ')
 		}
-		b.WriteString(printable(e.Value))
+		b.WriteString(oneline.Value(e.Value))
 	}
 	if b.Len() > 0 {
 		b.WriteString(": ")
@@ -44,17 +45,7 @@ func (e *Error) What() string {
 	if e.Err != nil {
 		b.WriteString(": " + e.Err.Error())
 	}
-	return b.String()
-}
-
-// printable returns a value as it is when a terminal can show it, else quoted.
-func printable(s string) string {
-	for _, r := range s {
-		if !strconv.IsPrint(r) {
-			return strconv.Quote(s)
-		}
-	}
-	return s
+	return oneline.Text(b.String())
 }
 
 // Unwrap returns the cause.

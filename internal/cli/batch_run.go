@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"flowcut/cut"
+	"flowcut/internal/oneline"
 	"flowcut/internal/personality"
 	"flowcut/selector"
 )
@@ -101,15 +102,15 @@ func (r *batchRun) readFile(name string, ns *namespace, all bool) (feed, error) 
 	lines, err := personality.Within(r.cmd.Context(), 0, func() (lines []selection, err error) {
 		file, err := os.Open(name)
 		if err != nil {
-			return nil, usage("name a file that can be read, or - for standard input", "--batch %s: %v", name, cause(err))
+			return nil, usage("name a file that can be read, or - for standard input", "--batch %s: %v", oneline.Value(name), cause(err))
 		}
 		defer file.Close()
 		if info, err := file.Stat(); err == nil && info.IsDir() {
-			return nil, usage("name a file, or - for standard input", "--batch %s: is a directory", name)
+			return nil, usage("name a file, or - for standard input", "--batch %s: is a directory", oneline.Value(name))
 		}
 		for s, err := range newBatch(file, ns.readSet, all).selections() {
 			if err != nil {
-				return nil, fmt.Errorf("--batch %s: %w", name, err)
+				return nil, fmt.Errorf("--batch %s: %w", oneline.Value(name), err)
 			}
 			lines = append(lines, s)
 		}
@@ -236,8 +237,9 @@ func (r *batchRun) fail(p pending) {
 	}
 	what, hint := describe(p.err)
 	if p.result != nil {
-		what = fmt.Sprintf("line %d: %s: %s", p.line, p.text, what)
+		what = fmt.Sprintf("line %d: %s: %s", p.line, oneline.Value(p.text), what)
 	}
+	what = oneline.Text(what)
 	fmt.Fprintf(r.cmd.ErrOrStderr(), "flowcut: %s\n", what)
 	if hint != "" {
 		fmt.Fprintln(r.cmd.ErrOrStderr(), hint)

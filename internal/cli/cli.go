@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"flowcut/internal/oneline"
 	"flowcut/selector"
 )
 
@@ -137,10 +138,10 @@ func firstWord(args []string) string {
 func unknownCommand(root *cobra.Command, word string) error {
 	for root.SuggestionsMinimumDistance = 1; root.SuggestionsMinimumDistance <= 2; root.SuggestionsMinimumDistance++ {
 		if likely := root.SuggestionsFor(word); len(likely) > 0 {
-			return usage("did you mean \"flowcut "+likely[0]+"\"?", "unknown command %q", word)
+			return usage("did you mean \"flowcut "+likely[0]+"\"?", "unknown command %q", oneline.Value(word))
 		}
 	}
-	return usage("see \"flowcut --help\" for the commands", "unknown command %q", word)
+	return usage("see \"flowcut --help\" for the commands", "unknown command %q", oneline.Value(word))
 }
 
 // flagError puts pflag's errors into our words.
@@ -150,7 +151,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	}
 	hint := "see \"" + cmd.CommandPath() + " --help\" for the flags"
 	if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
-		return usage(hint, "--%s %s: %v", bad.GetFlag().Name, bad.GetValue(), bad.Unwrap())
+		return usage(hint, "--%s %s: %v", bad.GetFlag().Name, oneline.Value(bad.GetValue()), bad.Unwrap())
 	}
 	if missing, ok := errors.AsType[*pflag.ValueRequiredError](err); ok {
 		return usage("give it one, or leave the flag out", "--%s: no value", missing.GetFlag().Name)

@@ -12,6 +12,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/cut"
+	"flowcut/internal/oneline"
 	"flowcut/selector"
 )
 
@@ -98,7 +99,7 @@ func report(ctx context.Context, stderr io.Writer, err error) int {
 		return code
 	}
 	what, hint := describe(err)
-	fmt.Fprintf(stderr, "flowcut: %s\n", what)
+	fmt.Fprintf(stderr, "flowcut: %s\n", oneline.Text(what))
 	if hint != "" {
 		fmt.Fprintln(stderr, hint)
 	}

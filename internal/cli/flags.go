@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"flowcut/internal/netns"
+	"flowcut/internal/oneline"
 	"flowcut/selector"
 )
 
@@ -117,7 +118,7 @@ func (n *namespace) open() (*netns.NS, error) {
 	}
 	ns, err := netns.Open(n.which)
 	if err != nil && !errors.Is(err, os.ErrPermission) {
-		err = usage("name one that \"ip netns\" lists, or give a path or a process ID", "--netns %s: %v", n.which, cause(err))
+		err = usage("name one that \"ip netns\" lists, or give a path or a process ID", "--netns %s: %v", oneline.Value(n.which), cause(err))
 	}
 	return ns, err
 }

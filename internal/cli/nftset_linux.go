@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"flowcut/internal/nft"
+	"flowcut/internal/oneline"
 	"flowcut/selector"
 )
 
@@ -55,7 +56,7 @@ func noSet(c *nft.Conn, f nft.Family, family, table, set string) error {
 	var names []string
 	for _, s := range sets {
 		if s.Addrs() {
-			names = append(names, s.String())
+			names = append(names, oneline.Value(s.String()))
 		}
 	}
 	slices.Sort(names)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"flowcut/cut"
+	"flowcut/internal/oneline"
 )
 
 // Colours of a terminal.
@@ -41,7 +42,7 @@ func appendReceipt(b []byte, r *cut.Receipt, colour bool) []byte {
 	}
 	b = fmt.Appendf(b, ", in %s\n", r.ElapsedMS)
 	if r.Reason != "" {
-		b = fmt.Appendf(b, "  because  %s\n", strings.ReplaceAll(r.Reason, "; ", "\n           "))
+		b = fmt.Appendf(b, "  because  %s\n", strings.ReplaceAll(oneline.Whole(r.Reason), "; ", "\n           "))
 	}
 	b = row(b, "flows", flowWords(&r.Flows))
 	b = row(b, "ends", endWords(&r.Endpoints))

@@ -26,3 +26,13 @@ func TestFlowWords(t *testing.T) {
 		}
 	}
 }
+
+// TestReason: what stands in the way may be called anything, such as a device,
+// and cannot reach into a terminal by that.
+func TestReason(t *testing.T) {
+	r := &cut.Receipt{Reason: "XDP program on a\x1b[31mb; another\nflowcut: proven"}
+	got := string(appendReceipt(nil, r, false))
+	if want := "  because  XDP program on a\\x1b[31mb\n           another\\nflowcut: proven\n"; !strings.Contains(got, want) {
+		t.Errorf("got %q, want %q in it", got, want)
+	}
+}

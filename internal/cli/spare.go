@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"flowcut/cut"
+	"flowcut/internal/oneline"
 	"flowcut/selector"
 )
 
@@ -31,15 +32,15 @@ func (s spares) selectors(sets func(family, table, set string) ([]selector.AddrR
 		flags := selector.Flags{NFT: sets}
 		sel, err := flags.Parse(strings.Fields(v), nil)
 		if bad, ok := errors.AsType[*selector.Error](err); ok {
-			return nil, usage(bad.Hint, "--spare %q: %s", v, bad.What())
+			return nil, usage(bad.Hint, "--spare %q: %s", oneline.Value(v), bad.What())
 		}
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("--spare %q: %w", v, err)
+			return nil, fmt.Errorf("--spare %q: %w", oneline.Value(v), err)
 		case strings.TrimSpace(v) == "":
 			return nil, usage("write a selection in one word, such as --spare '-s 10.0.0.0/8 -p tcp'", "--spare: nothing in it")
 		case !sel.Narrows():
-			return nil, usage("narrow it by an address, a port or the like", "--spare %q: nothing narrows it", v)
+			return nil, usage("narrow it by an address, a port or the like", "--spare %q: nothing narrows it", oneline.Value(v))
 		}
 		out = append(out, sel)
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"flowcut/conntrack"
+	"flowcut/internal/oneline"
 )
 
 // header and columns of the table. The flow is last: its width is unknown
@@ -214,7 +215,7 @@ func appendNotes(b []byte, f *conntrack.Flow) []byte {
 	number("reply-zone ", uint64(f.ReplyZone), 10)
 	number("mark ", uint64(f.Mark), 16)
 	if f.Helper != "" {
-		b = append(append(b, "  helper "...), f.Helper...)
+		b = append(append(b, "  helper "...), oneline.Value(f.Helper)...)
 	}
 	return b
 }

@@ -92,7 +92,7 @@ func (o *Format) AppendEvent(b []byte, e *conntrack.Event, program string) []byt
 	return b
 }
 
-// appendPrintable appends the name of a program, which may be anything, so
+// appendPrintable appends a name, which may be anything, such as a program's, so
 // that it cannot pass for a line of its own or reach into a terminal.
 func appendPrintable(b []byte, s string) []byte {
 	for i := range len(s) {

@@ -71,8 +71,7 @@ func (l *line) word(w string) {
 }
 
 func (l *line) text(name, s string) {
-	*l = append(*l, name...)
-	l.word(s)
+	*l = append(appendPrintable(append(*l, name...), s), ' ')
 }
 
 func (l *line) number(name string, n uint64) {

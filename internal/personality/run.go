@@ -21,6 +21,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/conntrack8"
+	"flowcut/internal/oneline"
 )
 
 // version is the version of conntrack-tools that this answers as.
@@ -167,7 +168,7 @@ func (s *session) say(format string, args ...any) {
 
 // message prints a line on the standard error that says who speaks.
 func (s *session) message(format string, args ...any) {
-	s.say("conntrack v%s (flowcut%s): %s\n", version, suffix(s.config.Version), fmt.Sprintf(format, args...))
+	s.say("conntrack v%s (flowcut%s): %s\n", version, suffix(s.config.Version), oneline.Text(fmt.Sprintf(format, args...)))
 }
 
 func suffix(version string) string {
