@@ -196,7 +196,27 @@ func TestParseEmptyWord(t *testing.T) {
 			t.Errorf("%s with an empty value is not refused", name)
 		}
 	}
-	if _, err := Parse([]string{""}); err == nil {
-		t.Error("an empty word is not refused")
+	if _, err := Parse([]string{""}); err == nil || !strings.Contains(err.Error(), `"": an empty word`) {
+		t.Errorf("an empty word: %v", err)
+	}
+}
+
+// TestErrorText: what is wrong with a value is there however long it is, and in
+// characters that a terminal can show.
+func TestErrorText(t *testing.T) {
+	long := strings.Repeat("x", 5000)
+	for _, tt := range []struct{ flag, value, want string }{
+		{"--host", long, "--host " + long[:97] + "...: not an address"},
+		{"--host", "a\x1b[31mb", `--host "a\x1b[31mb": not an address`},
+		{"--host", "@nft:\x1b/t/s", `unknown family "\x1b"`},
+		{"--host", "@nft:ip/t/" + long, "...: a name of more than 255 bytes"},
+		{"--host", "@nft:ip/" + long + "/s", "...: a name of more than 255 bytes"},
+		{"--\x1b", "", `unknown flag: --\x1b`},
+	} {
+		_, err := Parse([]string{tt.flag, tt.value})
+		e, ok := errors.AsType[*Error](err)
+		if !ok || !strings.Contains(e.What(), tt.want) || len(e.What()) > 250 {
+			t.Errorf("%s %.20q: %v, want %s", tt.flag, tt.value, err, tt.want)
+		}
 	}
 }

@@ -268,7 +268,10 @@ func (f *Flags) Parse(args []string, stdin io.Reader) (Selector, error) {
 
 // StrayWord returns the Error for a word that belongs to no flag.
 func StrayWord(w string) *Error {
-	if w == "!" {
+	switch w {
+	case "":
+		return wrong(`""`, "an empty word that belongs to no flag", "take it out; a shell makes one of a variable that is not set")
+	case "!":
 		return wrong(w, "nothing to negate", "put ! right in front of a flag of the selection, or of its value")
 	}
 	return wrong(w, "a word that belongs to no flag", "take it out, or put its flag in front of it")

@@ -2,7 +2,10 @@ package selector
 
 import (
 	"errors"
+	"fmt"
 	"strings"
+
+	"flowcut/internal/oneline"
 )
 
 // setPrefix begins an item that names a set of nf_tables.
@@ -24,7 +27,11 @@ func (p *parser) set(ref string) ([]AddrRange, *Error) {
 	case "arp", "bridge", "netdev":
 		return nil, wrong(value, "sets of the family "+family+" are not read", "name one of the family ip, ip6 or inet")
 	default:
-		return nil, wrong(value, "unknown family "+family, hintSet)
+		return nil, wrong(value, "unknown family "+oneline.Value(family), hintSet)
+	}
+	const most = 255 // NFT_NAME_MAXLEN, with the zero
+	if len(table) > most || len(name) > most {
+		return nil, wrong(value, fmt.Sprintf("a name of more than %d bytes, which no table or set has", most), hintSet)
 	}
 	if p.nft == nil {
 		return nil, wrong(value, "sets of nf_tables cannot be read here", "give the addresses, or a file with them")
