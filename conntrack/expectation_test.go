@@ -247,8 +247,8 @@ func deletesExactly(t *testing.T, b []byte, k ExpectationKey) bool {
 	if k.ID != 0 {
 		want[attrExpectID] = 1
 	}
-	// The kernel reads ports of the protocols that have them alone.
-	if !k.Tuple.HasPorts() {
+	// The kernel reads ports of the protocols that have them alone, and the keys of GRE.
+	if !k.Tuple.HasPorts() && k.Tuple.Proto != ProtoGRE {
 		k.Tuple.SrcPort, k.Tuple.DstPort = 0, 0
 	}
 	return e.Key() == k && cmp.Equal(seen, want)
@@ -266,6 +266,12 @@ func FuzzExpectation(f *testing.F) {
 			return
 		}
 		out, err := appendExpectation(nil, &x)
+		if x.Master.Proto == 0 || x.Tuple.Proto == 0 {
+			if err == nil {
+				t.Fatalf("a protocol of 0 is appended: %+v", x)
+			}
+			return // no helper expects one, and in a request it is most likely an oversight
+		}
 		if err != nil {
 			t.Fatalf("parsed but not appended: %v", err)
 		}

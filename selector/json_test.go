@@ -175,11 +175,6 @@ func FuzzParseJSON(f *testing.F) {
 			checkJSON(t, s)
 			return
 		}
-		if _, ok := errors.AsType[*Error](err); !ok {
-			t.Fatalf("%q: %T %v", text, err, err)
-		}
-		if d := cmp.Diff(Selector{}, s, cmpAddr); d != "" {
-			t.Fatalf("%q: a value and an error %v:\n%s", text, err, d)
-		}
+		checkError(t, s, err)
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -94,6 +95,10 @@ func FuzzRun(f *testing.F) {
 		f.Add(seed, "")
 		f.Add("-R -", seed)
 	}
+	for _, words := range []string{"-D\x1b[31m", "--\u202e", "-L -p \n", "-D \xff", "-D -s " + strings.Repeat("1", 2000), "-X " + strings.Repeat("y", 2000), "--labelmap /\x1b -l a -L"} {
+		f.Add(words, "")
+		f.Add("-R -", words+"\n")
+	}
 	f.Add("-R -", "-F\n-U --label-add none\n")
 	f.Add("-R -", "-D\n-L\n")
 	f.Add("-R -", "-F\n-D -p tcp --sport\n")
@@ -119,13 +124,34 @@ func FuzzRun(f *testing.F) {
 		if code == 2 && changed {
 			t.Fatalf("%q: code 2, and the table has changed: %s", args, errs)
 		}
-		if code == 2 && errs == "" {
-			t.Fatalf("%q: code 2 and no word", args)
-		}
+		checkWords(t, args, code, errs)
 		if changed {
 			tt.run(context.Background(), "-F\n"+someFlows, "-R", "-")
 		}
 	})
+}
+
+// checkWords holds the standard error to be short lines that a terminal can
+// show, and with code 2 to end in one that says what is wrong, and the hint.
+func checkWords(t *testing.T, args []string, code int, errs string) {
+	t.Helper()
+	lines := strings.Split(strings.TrimSuffix(errs, "\n"), "\n")
+	for _, line := range lines {
+		if len(line) >= 300 {
+			t.Fatalf("%q: %d bytes: %q", args, len(line), line)
+		}
+		for _, r := range line {
+			if !strconv.IsPrint(r) {
+				t.Fatalf("%q: %q in %q", args, r, line)
+			}
+		}
+	}
+	if code != 2 {
+		return
+	}
+	if n := len(lines); n < 2 || !strings.HasPrefix(lines[n-2], "conntrack v") || !strings.HasPrefix(lines[n-1], "Try `conntrack -h'") {
+		t.Fatalf("%q: code 2 and %q", args, errs)
+	}
 }
 
 // That the reader of the output has gone, as in -D | head -1, saves no flow, and

@@ -231,13 +231,20 @@ func (k kernel) device(index int) (d device, err error) {
 	if err != nil {
 		return d, fmt.Errorf("look at device %d: %w", index, err)
 	}
+	if d, err = parseDevice(data); err != nil {
+		return d, fmt.Errorf("look at device %d: %w", index, err)
+	}
+	return d, nil
+}
+
+func parseDevice(data []byte) (d device, err error) {
 	fixed, err := rtnl.Parse(data, unix.SizeofIfInfomsg, func(ad *rtnl.Attr) {
 		if ad.Type() == unix.IFLA_ADDRESS {
 			d.addr = ad.Bytes()
 		}
 	})
 	if err != nil {
-		return d, fmt.Errorf("look at device %d: %w", index, err)
+		return device{}, err
 	}
 	d.kind, d.flags = binary.NativeEndian.Uint16(fixed[2:]), binary.NativeEndian.Uint32(fixed[8:])
 	return d, nil
