@@ -6,10 +6,11 @@ PARALLEL ?= 2
 SIZES ?= 1000,100000,1000000,10000000
 PARTS ?= all
 ROUNDS ?= 5
+FUZZTIME ?= 0
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: build demo test soak failover differ bench backends deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
+.PHONY: build demo test soak failover differ bench fuzz backends deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-X flowcut/internal/cli.stamp=$$(packaging/version)" -o flowcut ./cmd/flowcut
@@ -31,6 +32,9 @@ differ: build
 bench: build
 	cd bench && CGO_ENABLED=0 go build -trimpath -o bin/ ./...
 	bench/bin/bench -sizes $(SIZES) -parts $(PARTS) -rounds $(ROUNDS)
+
+fuzz:
+	go run ./internal/fuzz/runfuzz -each $(FUZZTIME)
 
 deb:
 	packaging/build dist $$(go env GOARCH)
