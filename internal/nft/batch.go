@@ -1,14 +1,15 @@
 package nft
 
 import (
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/rtnl"
 )
 
 // Batch is a list of changes that the kernel makes all at once or not at all.
 // The zero value is an empty batch.
 type Batch struct {
-	msgs  []netlink.Message
+	msgs  []rtnl.Message
 	setID uint32
 }
 
@@ -21,18 +22,15 @@ const (
 )
 
 const (
-	create = netlink.Request | netlink.Create | netlink.Excl
-	add    = netlink.Request | netlink.Create | netlink.Append
-	remove = netlink.Request
+	create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	add    = unix.NLM_F_CREATE | unix.NLM_F_APPEND
+	remove = 0
 )
 
-func (b *Batch) put(typ uint16, f Family, flags netlink.HeaderFlags, fill func(e *encoder)) {
+func (b *Batch) put(typ uint16, f Family, flags uint16, fill func(e *encoder)) {
 	e := &encoder{b: []byte{byte(f), 0, 0, 0}} // struct nfgenmsg
 	fill(e)
-	b.msgs = append(b.msgs, netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | typ), Flags: flags},
-		Data:   e.b,
-	})
+	b.msgs = append(b.msgs, rtnl.Message{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | typ, Flags: flags, Body: e.b})
 }
 
 // AddTable makes the table with its sets, chains and rules. One that exists
@@ -114,7 +112,7 @@ func (b *Batch) AddElements(t *Table, set string, elems []Element) {
 		n := min(len(elems), maxElemBytes/(len(elems[0].Key)+24))
 		chunk := elems[:n]
 		elems = elems[n:]
-		b.put(unix.NFT_MSG_NEWSETELEM, t.Family, netlink.Request|netlink.Create, func(e *encoder) {
+		b.put(unix.NFT_MSG_NEWSETELEM, t.Family, unix.NLM_F_CREATE, func(e *encoder) {
 			e.str(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
 			e.str(unix.NFTA_SET_ELEM_LIST_SET, set)
 			e.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() {

@@ -7,33 +7,31 @@ import (
 	"math"
 	"time"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/netns"
+	"flowcut/internal/rtnl"
 )
 
 // Conn talks to nf_tables in one network namespace. Tables that it makes with
 // the owner flag live as long as it is open. It is not safe for concurrent use.
 type Conn struct {
-	nl     *netlink.Conn
+	nl     *rtnl.Conn
 	broken error
 }
 
 // Dial opens a connection in the namespace of a descriptor, 0 for the calling
 // thread's.
 func Dial(netNS int) (*Conn, error) {
-	// The kernel fills what the reader has room for, and walks a set from its
-	// start for each fill.
-	const room = 64 << 10
-	nl, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: netNS, MessageBufferSize: room})
+	var nl *rtnl.Conn
+	err := netns.DoFd(netNS, func() (err error) {
+		nl, err = rtnl.Dial(unix.NETLINK_NETFILTER)
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("nft: open a netlink socket: %w", err)
+		return nil, fmt.Errorf("nft: %w", err)
 	}
-	// The kernel takes a batch in one send only; both calls are about room
-	// and detail, and the first falls back to what is permitted.
-	_ = nl.SetWriteBuffer(64 << 20)
-	_ = nl.SetReadBuffer(4 << 20)
-	_ = nl.SetOption(netlink.ExtendedAcknowledge, true)
-	_ = nl.SetOption(netlink.CapAcknowledge, true)
+	nl.SetBuffers(64<<20, 4<<20) // the kernel takes a batch in one send only
 	return &Conn{nl: nl}, nil
 }
 
@@ -56,35 +54,16 @@ func (c *Conn) Commit(b *Batch) error {
 }
 
 func (c *Conn) commit(b *Batch) error {
-	msgs := make([]netlink.Message, 0, len(b.msgs)+2)
+	msgs := make([]rtnl.Message, 0, len(b.msgs)+2)
 	msgs = append(msgs, bracket(unix.NFNL_MSG_BATCH_BEGIN))
 	msgs = append(msgs, b.msgs...)
 	// Errors answer by themselves; one more answer tells that all went well.
-	msgs[len(msgs)-1].Header.Flags |= netlink.Acknowledge
-	msgs = append(msgs, bracket(unix.NFNL_MSG_BATCH_END))
-	sent, err := c.nl.SendMessages(msgs)
-	if err != nil {
-		return err
-	}
-	want := sent[len(sent)-2].Header.Sequence
-	for {
-		got, err := c.nl.Receive()
-		if err != nil {
-			return err
-		}
-		for _, m := range got {
-			if m.Header.Sequence == want {
-				return nil
-			}
-		}
-	}
+	msgs[len(msgs)-1].Flags |= unix.NLM_F_ACK
+	return c.nl.Batch(append(msgs, bracket(unix.NFNL_MSG_BATCH_END)))
 }
 
-func bracket(typ netlink.HeaderType) netlink.Message {
-	return netlink.Message{
-		Header: netlink.Header{Type: typ, Flags: netlink.Request},
-		Data:   []byte{unix.AF_UNSPEC, 0, 0, unix.NFNL_SUBSYS_NFTABLES}, // res_id, big-endian
-	}
+func bracket(typ uint16) rtnl.Message {
+	return rtnl.Message{Type: typ, Body: []byte{unix.AF_UNSPEC, 0, 0, unix.NFNL_SUBSYS_NFTABLES}} // res_id, big-endian
 }
 
 // errInterrupted means that the ruleset changed while it was read.
@@ -92,33 +71,17 @@ var errInterrupted = errors.New("ruleset changed while it was read")
 
 // dump asks for many objects and asks again when somebody else's change made
 // the answer inconsistent.
-func (c *Conn) dump(typ uint16, f Family, fill func(e *encoder)) ([]netlink.Message, error) {
+func (c *Conn) dump(typ uint16, f Family, fill func(e *encoder)) ([][]byte, error) {
 	const tries = 100
+	e := &encoder{b: []byte{byte(f), 0, 0, 0}} // struct nfgenmsg
+	fill(e)
 	for range tries {
-		msgs, err := c.dumpOnce(typ, f, fill)
-		if !errors.Is(err, errInterrupted) && !errors.Is(err, unix.EINTR) {
+		msgs, interrupted, err := c.nl.DumpOnce(unix.NFNL_SUBSYS_NFTABLES<<8|typ, e.b)
+		if !interrupted && !errors.Is(err, unix.EINTR) {
 			return msgs, err
 		}
 	}
 	return nil, errInterrupted
-}
-
-func (c *Conn) dumpOnce(typ uint16, f Family, fill func(e *encoder)) ([]netlink.Message, error) {
-	e := &encoder{b: []byte{byte(f), 0, 0, 0}}
-	fill(e)
-	msgs, err := c.nl.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | typ), Flags: netlink.Request | netlink.Dump},
-		Data:   e.b,
-	})
-	if err != nil {
-		return nil, err
-	}
-	for _, m := range msgs {
-		if m.Header.Flags&netlink.DumpInterrupted != 0 {
-			return nil, errInterrupted
-		}
-	}
-	return msgs, nil
 }
 
 // Member is an element that a set holds.
@@ -140,7 +103,7 @@ func (c *Conn) Members(t *Table, set string) iter.Seq2[Member, error] {
 			return
 		}
 		for _, m := range msgs {
-			err := walk(m.Data, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(elems []byte) error {
+			err := walk(m, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(elems []byte) error {
 				return attrs(elems, func(_ uint16, elem []byte) error {
 					member, err := parseMember(elem)
 					if err == nil && !yield(member, nil) {
@@ -209,7 +172,7 @@ func (c *Conn) Counts(t *Table) (map[string]Count, error) {
 	}
 	out := map[string]Count{}
 	for _, m := range msgs {
-		name, n, err := parseRule(m.Data)
+		name, n, err := parseRule(m)
 		if err != nil {
 			return nil, err
 		}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/rtnl"
 )
 
 // inScratch runs f in a network namespace of its own. The thread is not
@@ -132,6 +134,24 @@ func TestNftListsElements(t *testing.T) {
 		}
 		if text := nft(t, "", "list", "ruleset"); strings.Count(text, "192.0.2.1 . 1 . 192.0.2.1 . 2") != len(table.Sets) {
 			t.Errorf("nft lists\n%s", text)
+		}
+	})
+}
+
+// Where the kernel says nothing, as to a batch whose beginning is not whole,
+// nobody waits without end: a fence would stand meanwhile.
+func TestNoAnswer(t *testing.T) {
+	inScratch(t, func() {
+		conn, err := Dial(0)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		began := time.Now()
+		err = conn.nl.Batch([]rtnl.Message{{Type: unix.NFNL_MSG_BATCH_BEGIN, Flags: unix.NLM_F_ACK}})
+		if took := time.Since(began); err == nil || took > 10*time.Second {
+			t.Errorf("error %v after %v", err, took)
 		}
 	})
 }

@@ -9,8 +9,9 @@ import (
 	"os"
 	"slices"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/rtnl"
 )
 
 // Inet is the family of tables for IPv4 and IPv6, NFPROTO_INET. Fences do not
@@ -101,17 +102,14 @@ func (c *Conn) HasTable(f Family, name string) (bool, error) {
 // Set returns the header of a named set; the error wraps os.ErrNotExist when
 // there is none.
 func (c *Conn) Set(f Family, table, name string) (SetHeader, error) {
-	msgs, err := c.get(unix.NFT_MSG_GETSET, f, func(e *encoder) {
+	set, err := c.get(unix.NFT_MSG_GETSET, f, func(e *encoder) {
 		e.str(unix.NFTA_SET_TABLE, table)
 		e.str(unix.NFTA_SET_NAME, name)
 	})
 	if err != nil {
 		return SetHeader{}, fmt.Errorf("nft: look for set %s in table %s: %w", name, table, err)
 	}
-	if len(msgs) == 0 {
-		return SetHeader{}, fmt.Errorf("nft: look for set %s in table %s: no answer", name, table)
-	}
-	return parseHeader(msgs[0].Data)
+	return parseHeader(set)
 }
 
 // Sets returns the headers of all named sets and maps in tables of the
@@ -123,7 +121,7 @@ func (c *Conn) Sets() ([]SetHeader, error) {
 	}
 	var out []SetHeader
 	for _, m := range msgs {
-		s, err := parseHeader(m.Data)
+		s, err := parseHeader(m)
 		if err != nil {
 			return nil, err
 		}
@@ -135,23 +133,15 @@ func (c *Conn) Sets() ([]SetHeader, error) {
 }
 
 // get asks for one object.
-func (c *Conn) get(typ uint16, f Family, fill func(e *encoder)) ([]netlink.Message, error) {
-	// Of an error that is both cut short and explained, package netlink loses
-	// the number.
-	if err := c.nl.SetOption(netlink.CapAcknowledge, false); err != nil {
-		return nil, err
-	}
+func (c *Conn) get(typ uint16, f Family, fill func(e *encoder)) ([]byte, error) {
 	e := &encoder{b: []byte{byte(f), 0, 0, 0}} // struct nfgenmsg
 	fill(e)
-	return c.nl.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | typ), Flags: netlink.Request},
-		Data:   e.b,
-	})
+	return c.nl.Ask(unix.NFNL_SUBSYS_NFTABLES<<8|typ, 0, e.b)
 }
 
 // atRest reads until no transaction ran meanwhile. The kernel marks a dump that
 // was interrupted between two of its messages, not within one.
-func (c *Conn) atRest(read func() ([]netlink.Message, error)) ([]netlink.Message, error) {
+func (c *Conn) atRest(read func() ([][]byte, error)) ([][]byte, error) {
 	const tries = 100
 	for range tries {
 		before, err := c.generation()
@@ -172,17 +162,15 @@ func (c *Conn) atRest(read func() ([]netlink.Message, error)) ([]netlink.Message
 // generation returns the number of the last transaction, when that is over:
 // an empty one, which has no number, waits for it.
 func (c *Conn) generation() (uint32, error) {
-	if _, err := c.nl.SendMessages([]netlink.Message{bracket(unix.NFNL_MSG_BATCH_BEGIN), bracket(unix.NFNL_MSG_BATCH_END)}); err != nil {
+	if err := c.nl.Batch([]rtnl.Message{bracket(unix.NFNL_MSG_BATCH_BEGIN), bracket(unix.NFNL_MSG_BATCH_END)}); err != nil {
 		return 0, err
 	}
-	msgs, err := c.get(unix.NFT_MSG_GETGEN, unix.NFPROTO_UNSPEC, func(*encoder) {})
+	gen, err := c.get(unix.NFT_MSG_GETGEN, unix.NFPROTO_UNSPEC, func(*encoder) {})
 	if err != nil {
 		return 0, err
 	}
 	var id uint32
-	for _, m := range msgs {
-		err = errors.Join(err, walk(m.Data, unix.NFTA_GEN_ID, func(v []byte) error { id = u32(v); return nil }))
-	}
+	err = walk(gen, unix.NFTA_GEN_ID, func(v []byte) error { id = u32(v); return nil })
 	return id, err
 }
 
@@ -220,7 +208,7 @@ type AddrRange struct{ From, To netip.Addr }
 // for it. Elements whose time is over are not in it any more. While packets add
 // to the set, an element may be left out.
 func (c *Conn) Ranges(s SetHeader) ([]AddrRange, error) {
-	msgs, err := c.atRest(func() ([]netlink.Message, error) {
+	msgs, err := c.atRest(func() ([][]byte, error) {
 		return c.dump(unix.NFT_MSG_GETSETELEM, s.Family, func(e *encoder) {
 			e.str(unix.NFTA_SET_ELEM_LIST_TABLE, s.Table)
 			e.str(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
@@ -231,7 +219,7 @@ func (c *Conn) Ranges(s SetHeader) ([]AddrRange, error) {
 	}
 	r := ranger{set: s}
 	for _, m := range msgs {
-		err := walk(m.Data, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(elems []byte) error {
+		err := walk(m, unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(elems []byte) error {
 			return attrs(elems, func(_ uint16, elem []byte) error { return r.add(elem) })
 		})
 		if err != nil {

@@ -1,5 +1,6 @@
 // Package rtnl asks the kernel by netlink: for routes and routing rules, and
-// for whatever else a message of bytes can ask for.
+// for whatever else a message of bytes can ask for. What the kernel does not
+// answer, or a signal interrupts, keeps nobody waiting.
 package rtnl
 
 import (
@@ -30,7 +31,9 @@ type Conn struct {
 // Dial opens a netlink socket of a protocol, NETLINK_ROUTE or another, in the
 // calling thread's namespace.
 func Dial(protocol int) (*Conn, error) {
-	const room = 32 << 10 // what the kernel fills at most with a part of a dump
+	// The kernel fills 32 KiB at most with a part of a dump; one message may
+	// have 64.
+	const room = 64 << 10
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket of protocol %d: %w", protocol, err)
@@ -43,6 +46,19 @@ func Dial(protocol int) (*Conn, error) {
 		_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, detail, 1) // better words for errors only
 	}
 	return &Conn{fd: fd, in: make([]byte, room)}, nil
+}
+
+// SetBuffers asks for room: bytes that one send may have, and that may wait to
+// be received. Beyond the system's limits that needs CAP_NET_ADMIN; without, it
+// is what is permitted.
+func (c *Conn) SetBuffers(send, receive int) {
+	for _, o := range []struct{ force, plain, size int }{
+		{unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, send}, {unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receive},
+	} {
+		if unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, o.force, o.size) != nil {
+			_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, o.plain, o.size) // what needs more fails, and says so
+		}
+	}
 }
 
 // Close closes the socket.
@@ -87,6 +103,46 @@ func (c *Conn) AskAll(typ, flags uint16, bodies [][]byte, answer func(i int, dat
 	return nil
 }
 
+// Message is a request among others of a [Conn.Batch].
+type Message struct {
+	Type, Flags uint16 // NLM_F_REQUEST is added
+	Body        []byte // from behind the header
+}
+
+// Batch sends messages with one call and returns when the last of those that
+// have NLM_F_ACK was answered, or with the first error that is an answer.
+// Without such a message it returns when they are sent.
+func (c *Conn) Batch(list []Message) error {
+	const keep = 1 << 20 // bytes
+	first, last, asks := c.seq+1, uint32(0), false
+	c.out = c.out[:0]
+	for _, m := range list {
+		c.request(m.Type, m.Flags, m.Body)
+		if m.Flags&unix.NLM_F_ACK != 0 {
+			last, asks = c.seq, true
+		}
+	}
+	err := c.send()
+	if cap(c.out) > keep {
+		c.out = nil
+	}
+	for err == nil && asks {
+		var msgs []syscall.NetlinkMessage
+		if msgs, err = c.receive(); err != nil {
+			break
+		}
+		for _, m := range msgs {
+			if m.Header.Type != unix.NLMSG_ERROR || m.Header.Seq-first > c.seq-first {
+				continue // of an earlier request
+			}
+			if err := failure(m); err != nil || m.Header.Seq == last {
+				return err
+			}
+		}
+	}
+	return err
+}
+
 // request adds a message to what is sent next.
 func (c *Conn) request(typ, flags uint16, body []byte) {
 	c.seq++
@@ -115,6 +171,8 @@ func (c *Conn) receive() ([]syscall.NetlinkMessage, error) {
 		switch {
 		case errors.Is(err, unix.EINTR): // the runtime's signals
 			continue
+		case errors.Is(err, unix.EAGAIN):
+			return nil, fmt.Errorf("no answer within %v", patience)
 		case err != nil:
 			return nil, err
 		case n > len(c.in):
@@ -158,14 +216,16 @@ func failure(m syscall.NetlinkMessage) error {
 func (c *Conn) Dump(typ uint16, body []byte) ([][]byte, error) {
 	const tries = 3 // a list that changes all the time is still a list
 	for try := 1; ; try++ {
-		list, interrupted, err := c.dumpOnce(typ, body)
+		list, interrupted, err := c.DumpOnce(typ, body)
 		if err != nil || !interrupted || try == tries {
 			return list, err
 		}
 	}
 }
 
-func (c *Conn) dumpOnce(typ uint16, body []byte) (list [][]byte, interrupted bool, err error) {
+// DumpOnce is Dump without another try; interrupted tells that the list changed
+// on the way.
+func (c *Conn) DumpOnce(typ uint16, body []byte) (list [][]byte, interrupted bool, err error) {
 	c.out = c.out[:0]
 	c.request(typ, unix.NLM_F_DUMP, body)
 	if err := c.send(); err != nil {
