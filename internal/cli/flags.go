@@ -99,7 +99,8 @@ func (n *namespace) with(f func(fd int) error) error {
 	case ns == nil:
 		return f(0)
 	}
-	return errors.Join(f(ns.Fd()), ns.Close())
+	defer func() { _ = ns.Close() }() // nothing was written to it
+	return f(ns.Fd())
 }
 
 // inside calls f in the namespace, on a thread that is there.
@@ -108,7 +109,8 @@ func (n *namespace) inside(f func() error) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(ns.Do(f), ns.Close())
+	defer func() { _ = ns.Close() }() // nothing was written to it, and nil is well
+	return ns.Do(f)
 }
 
 // open returns nil for the namespace that we are in.
