@@ -178,12 +178,22 @@ func (c *Conn) receive() ([]syscall.NetlinkMessage, error) {
 		case n > len(c.in):
 			return nil, fmt.Errorf("an answer of %d bytes, with room for %d", n, len(c.in))
 		}
-		msgs, err := syscall.ParseNetlinkMessage(c.in[:n])
-		if err != nil { // EINVAL, which would say that the kernel lacks something
-			return nil, fmt.Errorf("an answer of %d bytes that is no message", n)
-		}
-		return msgs, nil
+		return parse(c.in[:n])
 	}
+}
+
+// parse returns the messages of a datagram. What is not whole is an error, also
+// where it is shorter than a header, which package syscall passes over.
+func parse(b []byte) ([]syscall.NetlinkMessage, error) {
+	msgs, err := syscall.ParseNetlinkMessage(b)
+	whole := 0
+	for _, m := range msgs {
+		whole += (int(m.Header.Len) + unix.NLMSG_ALIGNTO - 1) &^ (unix.NLMSG_ALIGNTO - 1)
+	}
+	if err != nil || whole != len(b) { // not with EINVAL, which would say that the kernel lacks something
+		return nil, fmt.Errorf("an answer of %d bytes that is no message", len(b))
+	}
+	return msgs, nil
 }
 
 // failure returns the error that a message is, NLMSG_ERROR or NLMSG_DONE, with
