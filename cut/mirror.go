@@ -46,12 +46,14 @@ func (c *cutting) prepare(ctx context.Context) {
 }
 
 // sampleZones looks at some entries, which come in no order, for zones: where
-// there are any, what is narrowed does not show all flows on a tuple.
+// there are any, what is narrowed does not show all flows on a tuple. There may
+// be where it cannot look.
 func (c *cutting) sampleZones(ctx context.Context) {
 	const enough = 4096 // where one in a hundred has a zone, this finds none once in 10^17
 	n := 0
 	for f, err := range c.ct.Dump(ctx, conntrack.Filter{}) {
 		if n++; err != nil || n == enough || c.zoned {
+			c.zoned = c.zoned || err != nil
 			break
 		}
 		c.zoned = f.Zone|f.OrigZone|f.ReplyZone != 0

@@ -5,6 +5,7 @@ package cut
 import (
 	"testing"
 
+	"flowcut/conntrack"
 	"flowcut/internal/lab"
 	"flowcut/internal/lab/labtest"
 )
@@ -27,5 +28,19 @@ func TestCutLeavesNoEntries(t *testing.T) {
 				t.Errorf("an entry is left: %v, reply %v, zone %d, %v", f.Orig, f.Reply, f.Zone, f.TCP.State)
 			}
 		})
+	}
+}
+
+// Where some entries cannot be looked at, there may be zones: all are.
+func TestUnseenZones(t *testing.T) {
+	ct, err := conntrack.Dial(conntrack.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, ct.Close())
+	c := newCutting(Options{}, parse(t, "--dport", "5201"))
+	c.ct = ct
+	if c.sampleZones(t.Context()); !c.zoned {
+		t.Error("it goes on as if there were none")
 	}
 }
