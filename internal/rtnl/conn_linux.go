@@ -111,7 +111,8 @@ type Message struct {
 
 // Batch sends messages with one call and returns when the last of those that
 // have NLM_F_ACK was answered, or with the first error that is an answer.
-// Without such a message it returns when they are sent.
+// Without such a message it returns when they are sent. An error of receiving
+// wraps no errno: what was asked for may have been done all the same.
 func (c *Conn) Batch(list []Message) error {
 	const keep = 1 << 20 // bytes
 	first, last, asks := c.seq+1, uint32(0), false
@@ -129,7 +130,7 @@ func (c *Conn) Batch(list []Message) error {
 	for err == nil && asks {
 		var msgs []syscall.NetlinkMessage
 		if msgs, err = c.receive(); err != nil {
-			break
+			return fmt.Errorf("receive the answer: %v", err) //nolint:errorlint // see above
 		}
 		for _, m := range msgs {
 			if m.Header.Type != unix.NLMSG_ERROR || m.Header.Seq-first > c.seq-first {
