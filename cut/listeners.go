@@ -190,10 +190,15 @@ func (c *cutting) deleteSome(ctx context.Context, list []*member) error {
 
 // announce tells the listeners of the ends that they have not heard of: of flows
 // that began before they listened, and of all if they have lost something. One
-// that does not read will not hear of these either.
+// that does not read will not hear of these either. Where they cannot be seen
+// there may be none, and what is announced to nobody stays in the table.
 func (c *cutting) announce(ctx context.Context) error {
 	const times = 2
 	if c.listeners == nil {
+		return nil
+	}
+	if c.listeners.blind != nil {
+		c.allUnheard()
 		return nil
 	}
 	missed := false // by one that does not read
