@@ -3,6 +3,9 @@ TOOL := go tool -modfile=tools/go.mod
 COUNT ?= 500
 SEED ?= 0
 PARALLEL ?= 2
+CASE ?=
+ONLY ?=
+FOR ?= 0
 SIZES ?= 1000,100000,1000000,10000000
 PARTS ?= all
 ROUNDS ?= 5
@@ -10,7 +13,7 @@ FUZZTIME ?= 0
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: build demo test soak failover differ bench fuzz backends deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
+.PHONY: build demo test soak failover differ faults bench fuzz backends deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-X flowcut/internal/cli.stamp=$$(packaging/version)" -o flowcut ./cmd/flowcut
@@ -28,6 +31,10 @@ failover: build
 
 differ: build
 	go run ./internal/differ/rundiffer -count $(COUNT) -seed $(SEED)
+
+faults: build
+	go run ./internal/faults/runfaults -seed $(SEED) -parallel $(PARALLEL) -for $(FOR) -only '$(ONLY)' -case '$(CASE)' \
+		-results faults.json -page docs/faults.md
 
 bench: build
 	cd bench && CGO_ENABLED=0 go build -trimpath -o bin/ ./...

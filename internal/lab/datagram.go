@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"net/netip"
 	"os"
 	"slices"
@@ -51,6 +52,27 @@ func (s *numbers) first(n uint64) bool {
 	s.seen[n/64] |= bit
 	return old == 0
 }
+
+// missing counts the numbers from 1 to n that have not come.
+func (s *numbers) missing(n uint64) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	came := uint64(0)
+	for i, word := range s.seen {
+		switch first := uint64(i) * 64; {
+		case first > n:
+			word = 0
+		case n-first < 63:
+			word &= 1<<(n-first+1) - 1
+		}
+		came += uint64(bits.OnesCount64(word))
+	}
+	return n - came
+}
+
+// Missing returns how many of the first n datagrams that the other end has sent
+// have not come. It may be asked for while more are sent.
+func (e *End) Missing(n uint64) uint64 { return e.numbers.missing(n) }
 
 // Exchange starts UDP flows from the host to a [Server] of the same lab, and
 // returns the clients' ends when both sides know each other. The sockets of
