@@ -23,7 +23,7 @@ func TestMethods(t *testing.T) {
 		t.Fatalf("%d results, want 4", len(results))
 	}
 	for _, r := range results[:3] {
-		if r.silent || r.rate < 1e8 || r.idleOpen != idles || r.clientsTold+r.serversTold != 0 || r.entries != streams+idles {
+		if r.silent || r.rate < 1e8 || r.idleOpen != idles || r.clientsTold+r.serversTold != 0 || r.entries < streams {
 			t.Errorf("%s: silent %v, %s, idle open %d, told %d and %d, entries %d; it should have failed",
 				r.name, r.silent, gbit(r.rate), r.idleOpen, r.clientsTold, r.serversTold, r.entries)
 		}
