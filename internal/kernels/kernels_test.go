@@ -112,7 +112,7 @@ func TestRead(t *testing.T) {
 		{"few", 1, 2 * time.Second, "1 of 2 tests ran"},
 		{"crashed", 2, 2 * time.Second, "exit code 2"},
 		{"cut-off", 2, 0, "the kernel stopped in the middle"},
-		{"never", 0, 0, "it was not come to"},
+		{"never", 0, 0, "not run"},
 	}
 	if diff := cmp.Diff(want, results); diff != "" {
 		t.Errorf("results (-want +got):\n%s", diff)

@@ -39,7 +39,7 @@ func (s Scenario) read(output string) Result {
 	r := Result{Scenario: s.Name}
 	_, text, begun := strings.Cut(output, plan.Begin+s.Name+"\n")
 	if !begun {
-		r.Failure = "it was not come to"
+		r.Failure = "not run"
 		return r
 	}
 	text, end, ended := strings.Cut(text, plan.End+s.Name+" ")
