@@ -10,10 +10,14 @@ SIZES ?= 1000,100000,1000000,10000000
 PARTS ?= all
 ROUNDS ?= 5
 FUZZTIME ?= 0
+SUITES ?=
+SCENARIOS ?=
+DOCS ?=
+KEPT ?= false
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: build demo test soak failover differ faults bench fuzz backends deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
+.PHONY: build demo test soak failover differ faults bench kernels fuzz backends deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-X flowcut/internal/cli.stamp=$$(packaging/version)" -o flowcut ./cmd/flowcut
@@ -59,6 +63,10 @@ backends: build
 	go test -count 1 -timeout 20m -run 'XT|OnIPTables' ./internal/fence ./cut -args -fence iptables
 	go run ./internal/soak/runsoak -fence iptables -count 60 -seed $(SEED)
 
+kernels:
+	.ci/kernels-deps
+	go run ./internal/kernels/runkernels -suites '$(SUITES)' -scenarios '$(SCENARIOS)' -kept=$(KEPT) -docs '$(DOCS)'
+
 deps:
 	.ci/deps
 
@@ -73,10 +81,11 @@ tidy:
 
 vet:
 	go vet ./...
+	go vet -tags kernels ./cut ./internal/detour ./internal/doctor
 	cd bench && go vet ./...
 
 staticcheck:
-	$(TOOL) staticcheck ./...
+	$(TOOL) staticcheck -tags kernels ./...
 
 errcheck:
 	$(TOOL) errcheck -ignoretests -exclude tools/errcheck.txt ./...

@@ -125,7 +125,9 @@ var notByIPTables = map[string]string{
 
 // aside are tests that make no cut, or choose the backend themselves.
 var aside = strings.Fields(`TestOnIPTables TestEveryTestIsPlaced  TestBackendIsChosen TestCutterEnds TestDetoursNotLookedFor TestServicePorts TestNegatedListHarmsNobody
-	TestAskServing TestIsMirror TestReceiptJSON TestEverythingMustBeMeant TestKnown TestOffloaded TestUnseenZones`)
+	TestAskServing TestIsMirror TestReceiptJSON TestEverythingMustBeMeant TestKnown TestOffloaded TestUnseenZones
+	TestReleaseOfHardware TestDriverWork
+	TestCutOffloaded TestCutOffloadedSilently TestCutOffloadedDatagrams TestCutOffloadedByTuples TestCutOffloadedAdmits`)
 
 // The scenarios hold on iptables, too: a sample of them, and all with
 // "-args -fence iptables", as make backends has it.

@@ -131,6 +131,10 @@ func (c *cutting) countKnocks() error {
 // countLeaked finds out when the last packet passed.
 func (c *cutting) countLeaked() error {
 	silent := c.raised
+	if c.released.After(silent) {
+		silent = c.released
+		c.receipt.Fence.ReleasedAfterMS = c.since(c.released)
+	}
 	for n, err := range c.fence.Noted(fence.Leaked) {
 		if err != nil {
 			return err
@@ -260,6 +264,9 @@ func (q *request) tally(flows bool) {
 			r.Flows.Vanished++
 		case Remaining:
 			r.Flows.Remaining++
+		}
+		if m.offload != onHooks {
+			r.Flows.Offloaded++
 		}
 		r.Flows.Returned += int(m.returned)
 		for _, dead := range m.dead {

@@ -67,6 +67,16 @@ func crowd(list []*member) (out []*member) {
 	return out
 }
 
+// others returns the rest.
+func others(list []*member) (out memberList) {
+	for _, m := range list {
+		if !m.crowd {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
 // toAsk returns the members whose ends are asked: all but crowds.
 func (c *cutting) toAsk() memberList {
 	if len(c.crowds) > 0 {

@@ -147,6 +147,7 @@ const (
 	stepRaise    = "raise the fence"
 	stepList     = "list the flows"
 	stepTell     = "tell the ends"
+	stepRelease  = "wait for flowtables to let go"
 	stepDelete   = "delete the entries"
 	stepTellRest = "tell the ends that stayed silent"
 	stepSettle   = "wait until nothing knocks"
@@ -193,11 +194,13 @@ type cutting struct {
 	came    map[conntrack.Key]uint32 // entries that came back, with the last listing that has turned them up
 
 	// When.
-	raised  time.Time
-	guarded bool      // the rules know the tuples of what they cannot select
-	kicked  time.Time // first probe
-	deleted time.Time // last deletion
-	lowered time.Time
+	raised   time.Time
+	guarded  bool      // the rules know the tuples of what they cannot select
+	kicked   time.Time // first probe
+	deleted  time.Time // last deletion
+	hardware bool      // flowtables may give flows to hardware
+	released time.Time // since when no flowtable forwards what is deleted
+	lowered  time.Time
 
 	// Probes.
 	rounds    int                        // of SYNs
@@ -285,12 +288,12 @@ func (c *cutting) run(ctx context.Context) error {
 	if err := c.take(ctx, found); err != nil {
 		return err
 	}
-	if err := c.delete(ctx, crowd(found)); err != nil {
+	if err := c.deleteFirst(ctx, found); err != nil {
 		return err
 	}
 	if c.kicks() {
 		c.begin(stepTell)
-		if err := c.tell(ctx, pending(found)); err != nil {
+		if err := c.tell(ctx, others(found)); err != nil {
 			return err
 		}
 	}
@@ -378,7 +381,7 @@ func (c *cutting) tell(ctx context.Context, list []*member) error {
 		return nil // their entries are not kept waiting any longer
 	}
 	var over []*member
-	for _, m := range list {
+	for _, m := range pending(list) {
 		if !m.tcp || m.dead[0] && m.dead[1] {
 			over = append(over, m)
 		}
@@ -406,6 +409,12 @@ func (c *cutting) deleteAll(ctx context.Context, found []*member) error {
 	for passes := 1; ; passes++ {
 		if err := c.delete(ctx, found); err != nil {
 			return err
+		}
+		if err := c.release(ctx); err != nil {
+			return err
+		}
+		if c.step != stepDelete {
+			c.begin(stepDelete)
 		}
 		var err error
 		if found, err = c.sweep(ctx, c.facts.Births); err != nil {

@@ -1,6 +1,8 @@
 package cut
 
 import (
+	"slices"
+
 	"flowcut/conntrack"
 	"flowcut/internal/detour"
 )
@@ -18,6 +20,9 @@ func (c *cutting) lookForDetours() {
 			}
 		}
 	})
+	// A flowtable carries nothing of a flow whose entry is gone, and what it
+	// had carried has been waited for, see release.
+	c.detours = slices.DeleteFunc(c.detours, func(d detour.Finding) bool { return d.What == detour.Flowtable })
 	for _, d := range c.detours {
 		c.receipt.Fence.Detours = append(c.receipt.Fence.Detours, d.String())
 	}

@@ -26,7 +26,7 @@ func (c *cutting) judge(q *request) {
 	doubt(r.Flows.Returned > 0, "entries that came back in spite of the guard: %d, so something forwards or inserts them that netfilter does not see (conntrackd, a flowtable, XDP); stop it and cut again", r.Flows.Returned)
 	doubt(c.heldShort && q.members.held(), "what has no handshake was not held for the whole --hold; give more --timeout")
 	doubt(r.Fence.LeakedPackets > 0, "packets of selected flows that passed the fence: %d, on a path where its rules do not stop them; cut again, and report it", r.Fence.LeakedPackets)
-	doubt(q.members.offloaded() > 0, "flows that a flowtable forwarded past all rules until their entries were deleted, and for a moment longer: %d; cut again in a few seconds", q.members.offloaded())
+	doubt(q.members.unreleased() > 0, "flows of a flowtable of which it is not known that hardware has let go: %d; the collector takes them away within seconds, so cut again", q.members.unreleased())
 	doubt(c.untracked > 0, "packets of cut flows that a NOTRACK rule keeps from connection tracking: %d, which only the guard has stopped; take the rule away, or drop them there", c.untracked)
 	doubt(c.disturbed != "", "somebody else has changed %s while the fence stood, so that packets may have passed it; cut again", c.disturbed)
 	c.judgeDetours(q, doubt)

@@ -8,28 +8,29 @@ import (
 
 // member is a flow that is cut.
 type member struct {
-	key     conntrack.Key
-	reply   conntrack.Tuple
-	zone    conntrack.Zone // of either direction: an entry has one
-	mark    conntrack.Mark
-	master  *conntrack.Tuple // original tuple of the flow that expected it
-	why     why
-	shared  bool      // there is a flow of another zone on one of its tuples: answers cannot be told apart
-	offload bool      // a flowtable forwards it past the hooks
-	tcp     bool      // its ends are asked for a sign of death
-	open    bool      // and it must be given, see certain
-	closed  bool      // but the gateway takes it for closed
-	free    bool      // not under the guard: the ruleset judges its next packet
-	crowd   bool      // one of too many: under the coarse guard, and not asked
-	deleted bool      // asked the kernel to
-	gone    bool      // had no entry any more by then
-	unheard bool      // those that listen to events may not have heard of its end
-	remains bool      // still has one at the end
-	dead    [2]bool   // originator and responder: somebody answered for them
-	died    [2]Millis // when that was heard, since Options.Start
-	alive   [2]bool   // and they have gone on sending since
-	told    [2]bool   // a reset of ours left for them: they had spoken
-	reset   [2]bool   // one of those that we send ourselves
+	key      conntrack.Key
+	reply    conntrack.Tuple
+	zone     conntrack.Zone // of either direction: an entry has one
+	mark     conntrack.Mark
+	master   *conntrack.Tuple // original tuple of the flow that expected it
+	why      why
+	shared   bool      // there is a flow of another zone on one of its tuples: answers cannot be told apart
+	offload  offload   // what forwarded it past the hooks when it was listed
+	tcp      bool      // its ends are asked for a sign of death
+	open     bool      // and it must be given, see certain
+	closed   bool      // but the gateway takes it for closed
+	free     bool      // not under the guard: the ruleset judges its next packet
+	crowd    bool      // one of too many: under the coarse guard, and not asked
+	deleted  bool      // asked the kernel to
+	gone     bool      // had no entry any more by then
+	unheard  bool      // those that listen to events may not have heard of its end
+	released bool      // what it was offloaded to has let go of it, that is seen
+	remains  bool      // still has one at the end
+	dead     [2]bool   // originator and responder: somebody answered for them
+	died     [2]Millis // when that was heard, since Options.Start
+	alive    [2]bool   // and they have gone on sending since
+	told     [2]bool   // a reset of ours left for them: they had spoken
+	reset    [2]bool   // one of those that we send ourselves
 
 	adopted   bool            // looks picked up: which end began it is not known
 	asked     bool            // a SYN of ours left for it past all rules
@@ -142,7 +143,7 @@ func (ms *members) of(k conntrack.Key) *member {
 func newMember(f *conntrack.Flow, keep bool) *member {
 	m := &member{
 		key: f.Key(), reply: f.Reply, zone: f.Zone | f.OrigZone | f.ReplyZone, mark: f.Mark,
-		tcp: f.Orig.Proto == conntrack.ProtoTCP, offload: f.Status&(conntrack.StatusOffload|conntrack.StatusHWOffload) != 0,
+		tcp: f.Orig.Proto == conntrack.ProtoTCP, offload: offloadOf(f.Status),
 	}
 	if f.Has&conntrack.AttrMaster != 0 {
 		master := f.Master
@@ -240,16 +241,6 @@ func (ms memberList) revived() (n int) {
 			if alive {
 				n++
 			}
-		}
-	}
-	return n
-}
-
-// offloaded counts the flows that a flowtable forwards.
-func (ms memberList) offloaded() (n int) {
-	for _, m := range ms {
-		if m.offload {
-			n++
 		}
 	}
 	return n

@@ -58,6 +58,9 @@ func (r *Receipt) later(d Millis) {
 	r.Fence.RaisedAfterMS += d
 	r.Fence.SilentAfterMS += d
 	r.Fence.LiftedAfterMS += d
+	if r.Fence.ReleasedAfterMS > 0 {
+		r.Fence.ReleasedAfterMS += d
+	}
 }
 
 // FlowCounts counts flows. Matched = Deleted + Vanished + Remaining + Spared.
@@ -69,6 +72,7 @@ type FlowCounts struct {
 	Spared    int `json:"spared"`    // left alone
 	Related   int `json:"related"`   // expected by a cut flow, and cut with it
 	Mirrored  int `json:"mirrored"`  // picked up earlier in the other direction, and cut with it
+	Offloaded int `json:"offloaded"` // a flowtable forwarded them past the fence until their deletion, see FenceReport.ReleasedAfterMS
 	Suspects  int `json:"suspects"`  // look like mirrors, left alone
 	Returned  int `json:"returned"`  // adopted again meanwhile, and deleted
 	Admitted  int `json:"admitted"`  // new ones that the ruleset let in after the fence rose
@@ -89,8 +93,13 @@ type FenceReport struct {
 	Backend       string `json:"backend"` // "nf_tables" or "iptables", empty if none was needed
 	Exact         bool   `json:"exact"`   // by the selector; otherwise by the flows' tuples, from the first dump on
 	RaisedAfterMS Millis `json:"raised_after_ms"`
-	SilentAfterMS Millis `json:"silent_after_ms"` // last packet of a selected flow behind the fence, else its rise
-	LeakedPackets uint64 `json:"leaked_packets"`  // behind the fence, after its rise
+	SilentAfterMS Millis `json:"silent_after_ms"` // last packet of a selected flow behind the fence, or ReleasedAfterMS, else its rise
+
+	// ReleasedAfterMS is when flowtables had let go of the flows that they
+	// forwarded past the fence; absent if they forwarded none.
+	ReleasedAfterMS Millis `json:"released_after_ms,omitempty"`
+
+	LeakedPackets uint64 `json:"leaked_packets"` // behind the fence, after its rise
 	LiftedAfterMS Millis `json:"lifted_after_ms"`
 	Packets       uint64 `json:"packets"` // stopped
 	Bytes         uint64 `json:"bytes"`   // stopped

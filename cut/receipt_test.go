@@ -17,12 +17,13 @@ import (
 func TestReceiptJSON(t *testing.T) {
 	r := Receipt{
 		Version: 1, Together: 3, Selector: "--dst-nat", Proven: true, Final: true, Reason: "none",
-		Flows:     FlowCounts{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12},
+		Flows:     FlowCounts{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13},
 		Endpoints: EndpointCounts{1, 2, 3, 4},
 		Fence: FenceReport{
 			Backend: "nf_tables", Exact: true,
 			RaisedAfterMS: Millis(4567 * time.Microsecond), SilentAfterMS: Millis(5 * time.Millisecond),
-			LeakedPackets: 1, LiftedAfterMS: Millis(time.Second), Packets: 2, Bytes: 3,
+			ReleasedAfterMS: Millis(4999 * time.Microsecond),
+			LeakedPackets:   1, LiftedAfterMS: Millis(time.Second), Packets: 2, Bytes: 3,
 		},
 		ElapsedMS: Millis(1234567 * time.Microsecond),
 	}
@@ -45,11 +46,12 @@ func TestReceiptJSON(t *testing.T) {
   "spared": 5,
   "related": 6,
   "mirrored": 7,
-  "suspects": 8,
-  "returned": 9,
-  "admitted": 10,
-  "refused": 11,
-  "knocking": 12
+  "offloaded": 8,
+  "suspects": 9,
+  "returned": 10,
+  "admitted": 11,
+  "refused": 12,
+  "knocking": 13
  },
  "endpoints": {
   "dead": 1,
@@ -62,6 +64,7 @@ func TestReceiptJSON(t *testing.T) {
   "exact": true,
   "raised_after_ms": 4.567,
   "silent_after_ms": 5,
+  "released_after_ms": 4.999,
   "leaked_packets": 1,
   "lifted_after_ms": 1000,
   "packets": 2,

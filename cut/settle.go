@@ -29,7 +29,7 @@ func (c *cutting) settle(ctx context.Context) error {
 		err = wait(ctx, min(left, max(poll, 4*time.Since(began))))
 		if errors.Is(err, errTimeout) {
 			c.because("--timeout ended the guard %v early", left.Round(time.Millisecond))
-			c.heldShort = c.members.list.held() && c.o.Hold > 0 && time.Since(c.deleted) < c.o.Hold
+			c.heldShort = c.members.list.held() && c.o.Hold > 0 && time.Since(c.closed()) < c.o.Hold
 			return nil
 		}
 		if err != nil {
@@ -38,12 +38,20 @@ func (c *cutting) settle(ctx context.Context) error {
 	}
 }
 
+// closed is since when what has no handshake is closed.
+func (c *cutting) closed() time.Time {
+	if c.released.After(c.deleted) {
+		return c.released
+	}
+	return c.deleted
+}
+
 // unsettled returns how long it takes at least until the guard may go.
 func (c *cutting) unsettled() (time.Duration, error) {
 	left := c.o.Settle - time.Since(c.lowered)
 	held := c.members.list.held()
 	if held && c.o.Hold > 0 {
-		left = max(left, c.o.Hold-time.Since(c.deleted))
+		left = max(left, c.o.Hold-time.Since(c.closed()))
 	}
 	if left > 0 {
 		return left, nil

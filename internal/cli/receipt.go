@@ -84,6 +84,7 @@ func flowWords(n *cut.FlowCounts) []string {
 	if n.Mirrored > 0 {
 		w = append(w, count(n.Mirrored, "mirror")+" of an earlier deletion")
 	}
+	w = say(w, n.Offloaded, "offloaded to a flowtable")
 	switch {
 	case n.Suspects == 1:
 		w = append(w, "1 looks like a mirror, left alone")
@@ -111,6 +112,9 @@ func fenceWords(f *cut.FenceReport) []string {
 	w := []string{fmt.Sprintf("up after %s", f.RaisedAfterMS), fmt.Sprintf("silent after %s", f.SilentAfterMS)}
 	if f.Backend != string(cut.NFTables) {
 		w = append(w, "made of "+f.Backend)
+	}
+	if f.ReleasedAfterMS > 0 {
+		w = append(w, fmt.Sprintf("flowtable let go after %s", f.ReleasedAfterMS))
 	}
 	if !f.Exact {
 		w = append(w, "by the flows' tuples, from the list on")

@@ -57,8 +57,8 @@ func (s *scan) wantFound(t *testing.T, want ...string) {
 	}
 }
 
-// flowtable is a message NFT_MSG_NEWFLOWTABLE with the devices of its hook.
-func flowtable(devices ...[]byte) []byte {
+// newFlowtable is a message NFT_MSG_NEWFLOWTABLE with the devices of its hook.
+func newFlowtable(devices ...[]byte) []byte {
 	m := []byte{unix.NFPROTO_INET, 0, 0, 0}                   // struct nfgenmsg
 	m = append(m, attr(1, text("filter"))...)                 // NFTA_FLOWTABLE_TABLE
 	m = append(m, attr(2, text("fast"))...)                   // NFTA_FLOWTABLE_NAME
@@ -78,10 +78,15 @@ func TestFlowtable(t *testing.T) {
 		message []byte
 		want    []string
 	}{
-		{"by names", flowtable(attr(attrName, text("lan9")), attr(attrName, text("wan"))), []string{"flowtable on wan (inet filter fast)"}},
-		{"by a prefix", flowtable(attr(attrPrefix, text("la"))), []string{"flowtable on lan (inet filter fast)"}},
-		{"elsewhere", flowtable(attr(attrName, text("la")), attr(attrName, text("wan2"))), nil},
-		{"nowhere", flowtable(), nil},
+		{"by names", newFlowtable(attr(attrName, text("lan9")), attr(attrName, text("wan"))), []string{"flowtable on wan (inet filter fast)"}},
+		{"by a prefix", newFlowtable(attr(attrPrefix, text("la"))), []string{"flowtable on lan (inet filter fast)"}},
+		{
+			"of hardware", append(newFlowtable(attr(attrName, text("wan"))), attr(7, []byte{0, 0, 0, 1})...), // NFTA_FLOWTABLE_FLAGS
+			[]string{"flowtable on wan (inet filter fast, with hardware offload)"},
+		},
+		{"counting", append(newFlowtable(attr(attrName, text("wan"))), attr(7, []byte{0, 0, 0, 2})...), []string{"flowtable on wan (inet filter fast)"}},
+		{"elsewhere", newFlowtable(attr(attrName, text("la")), attr(attrName, text("wan2"))), nil},
+		{"nowhere", newFlowtable(), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := scanOf(&device{index: 1, name: "wan", up: true}, &device{index: 2, name: "lan", up: true},
@@ -94,7 +99,7 @@ func TestFlowtable(t *testing.T) {
 			s.wantFound(t, c.want...)
 		})
 	}
-	whole := flowtable(attr(attrName, text("wan")))
+	whole := newFlowtable(attr(attrName, text("wan")))
 	for _, n := range []int{3, len(whole) - 1, len(whole) - 10} {
 		if err := scanOf().judgeFlowtable(whole[:n]); err == nil {
 			t.Errorf("%d of %d bytes are no error", n, len(whole))

@@ -91,7 +91,7 @@ func kindOf(b []byte) (kind string, err error) {
 
 // FuzzTables: a flowtable, a chain or a rule of nf_tables is judged or is an error.
 func FuzzTables(f *testing.F) {
-	f.Add(flowtable(attr(1, text("v0")), attr(2, text("v"))))
+	f.Add(newFlowtable(attr(1, text("v0")), attr(2, text("v"))))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, b := range cut(b) {
 			s := site()

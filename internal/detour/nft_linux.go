@@ -2,12 +2,14 @@ package detour
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"flowcut/internal/netns"
 	"flowcut/internal/rtnl"
 )
 
@@ -18,6 +20,7 @@ const (
 	attrFlowtableTable = 1 // NFTA_FLOWTABLE_TABLE
 	attrFlowtableName  = 2 // NFTA_FLOWTABLE_NAME
 	attrFlowtableHook  = 3 // NFTA_FLOWTABLE_HOOK
+	attrFlowtableFlags = 7 // NFTA_FLOWTABLE_FLAGS
 )
 
 // Where the hooks of flowtables and chains have their devices, and how these
@@ -102,6 +105,35 @@ func (s *scan) readNFTables() error {
 	return s.readForwards(nf)
 }
 
+// Flowtables tells whether the namespace has flowtables, and whether one of them
+// gives flows to hardware. netNS is as for [Find].
+func Flowtables(netNS int) (some, hardware bool, err error) {
+	err = netns.DoFd(netNS, func() error {
+		msgs, err := flowtables()
+		for _, m := range msgs {
+			f, bad := parseFlowtable(m)
+			some, hardware, err = true, hardware || f.hardware, errors.Join(err, bad)
+		}
+		return err
+	})
+	if err != nil {
+		return some, hardware, fmt.Errorf("detour: list flowtables: %w", err)
+	}
+	return some, hardware, nil
+}
+
+func flowtables() ([][]byte, error) {
+	nf, err := rtnl.Dial(unix.NETLINK_NETFILTER)
+	if rtnl.Missing(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = nf.Close() }()
+	return dumpTables(nf, unix.NFT_MSG_GETFLOWTABLE, unix.NFPROTO_UNSPEC)
+}
+
 func dumpTables(nf *rtnl.Conn, typ uint16, family byte) ([][]byte, error) {
 	msgs, err := nf.Dump(unix.NFNL_SUBSYS_NFTABLES<<8|typ, []byte{family, 0, 0, 0})
 	if err != nil && !rtnl.Missing(err) {
@@ -110,25 +142,45 @@ func dumpTables(nf *rtnl.Conn, typ uint16, family byte) ([][]byte, error) {
 	return msgs, nil
 }
 
-func (s *scan) judgeFlowtable(data []byte) error {
-	var table, name string
-	var h hook
+// flowtable is one of nf_tables.
+type flowtable struct {
+	table, name string
+	hook        hook
+	hardware    bool // gives its flows to hardware
+}
+
+func parseFlowtable(data []byte) (f flowtable, err error) {
+	const offload = 1 // NFT_FLOWTABLE_HW_OFFLOAD
 	fixed, err := rtnl.Parse(data, sizeofNfGenMsg, func(ad *rtnl.Attr) {
 		switch ad.Type() {
 		case attrFlowtableTable:
-			table = ad.String()
+			f.table = ad.String()
 		case attrFlowtableName:
-			name = ad.String()
+			f.name = ad.String()
 		case attrFlowtableHook:
-			h.parse(ad, attrFlowtableDevices)
+			f.hook.parse(ad, attrFlowtableDevices)
+		case attrFlowtableFlags:
+			f.hardware = bigEndian(ad)&offload != 0
 		}
 	})
+	if err == nil {
+		f.table = families[fixed[0]] + " " + f.table
+	}
+	return f, err
+}
+
+func (s *scan) judgeFlowtable(data []byte) error {
+	f, err := parseFlowtable(data)
 	if err != nil {
 		return err
 	}
+	hardware := ""
+	if f.hardware {
+		hardware = ", with hardware offload"
+	}
 	for _, d := range s.working() {
-		if h.on(d) {
-			s.report(Flowtable, d, "%s %s %s", families[fixed[0]], table, name)
+		if f.hook.on(d) {
+			s.report(Flowtable, d, "%s %s%s", f.table, f.name, hardware)
 		}
 	}
 	return nil

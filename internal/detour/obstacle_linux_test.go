@@ -3,6 +3,7 @@ package detour
 import (
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -119,6 +120,24 @@ var harmless = []obstacle{
 			chain out { type filter hook egress device "DEV" priority 0; ip ttl 7 fwd to "lan2"; }
 		}`)
 	}},
+}
+
+// younger are obstacles that older kernels than these cannot have.
+var younger = map[string][2]int{"tcx": {6, 6}, "tcx at egress": {6, 6}}
+
+// possible tells whether the running kernel can have the obstacle.
+func (o obstacle) possible(t *testing.T) bool {
+	t.Helper()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var v [2]int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &v[0], &v[1]); err != nil {
+		t.Fatal(err)
+	}
+	least := younger[o.name] // 0.0 for the others
+	return slices.Compare(v[:], least[:]) >= 0
 }
 
 // on puts an obstacle on a device of a host.

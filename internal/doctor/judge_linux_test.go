@@ -81,7 +81,7 @@ var judgements = []struct {
 
 	{"flowtable", judgeDetours(detour.Flowtable, []detour.Finding{
 		{What: detour.Flowtable, Device: "wan", Detail: "inet filter fast"}, {What: detour.XDP, Device: "lan"}, {What: detour.Flowtable, Device: "lan", Detail: "inet filter fast"},
-	}), "fail flowtable on wan (inet filter fast), flowtable on lan (inet filter fast)"},
+	}), "note flowtable on wan (inet filter fast), flowtable on lan (inet filter fast)"},
 	{"Open vSwitch", judgeDetours(detour.OpenVSwitch, []detour.Finding{{What: detour.OpenVSwitch, Device: "ovs-system"}}), "fail Open vSwitch on ovs-system"},
 	{"IPVS", judgeDetours(detour.IPVS, []detour.Finding{{What: detour.IPVS, Detail: "TCP 203.0.113.1:80"}}), "fail IPVS service (TCP 203.0.113.1:80)"},
 	{"tc connection tracking", judgeDetours(detour.TCFilter, []detour.Finding{{What: detour.TCFilter, Device: "wan", Detail: "flower, action ct"}}), "fail tc filter on wan (flower, action ct)"},

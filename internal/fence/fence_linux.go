@@ -239,7 +239,7 @@ func (f *Fence) Settle() error { return f.settle(countLeaked, countLeakCut) }
 func (f *Fence) SettleTuples() error { return f.settle(countLeakCut) }
 
 func (f *Fence) settle(counters ...string) error {
-	grace()
+	Grace()
 	for _, r := range f.tables {
 		n, err := f.conn.Counts(r.table)
 		if err != nil {
@@ -255,8 +255,8 @@ func (f *Fence) settle(counters ...string) error {
 	return nil
 }
 
-// grace waits until no packet is under way that was when it was called.
-func grace() {
+// Grace waits until no packet is under way that was when it was called.
+func Grace() {
 	const global = 1 // MEMBARRIER_CMD_GLOBAL: a grace period, and packets are handled within one
 	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
 		// Kernels with nohz_full or without the call: far longer than a grace

@@ -49,7 +49,7 @@ func newWorld(t *testing.T) *world {
 			w.add(t, fmt.Sprintf("out %d", i), g.Host, netip.AddrPortFrom(addr(c[i].Addr4, c[i].Addr6), 7000))
 		}
 		w.add(t, "in", s[0].Host, netip.AddrPortFrom(addr(s[0].Via4, s[0].Via6), 7000))
-		e, err := s[0].Ping(labtest.Context(t), addr(c[1].Addr4, c[1].Addr6), 4*time.Millisecond)
+		e, err := s[0].Ping(labtest.Context(t), addr(c[1].Addr4, c[1].Addr6), time.Duration(labtest.Slow())*4*time.Millisecond)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +60,8 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) add(t *testing.T, name string, h *lab.Host, to netip.AddrPort) {
 	t.Helper()
-	e := labtest.Exchange(t, h, lab.Datagrams{To: to, Up: 250, Down: 250})
+	rate := 250 / labtest.Slow()
+	e := labtest.Exchange(t, h, lab.Datagrams{To: to, Up: rate, Down: rate})
 	w.ends, w.names = append(w.ends, e...), append(w.names, name+" "+to.String())
 }
 
@@ -70,7 +71,7 @@ func (w *world) moving(while time.Duration) []bool {
 	for i, e := range w.ends {
 		before[i] = e.Received.Messages()
 	}
-	timer := time.NewTimer(while) // the flows' own time
+	timer := time.NewTimer(while * time.Duration(labtest.Slow())) // the flows' own time
 	<-timer.C
 	out := make([]bool, len(w.ends))
 	for i, e := range w.ends {

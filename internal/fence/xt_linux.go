@@ -199,7 +199,7 @@ func (f *XTables) Withdraw(ctx context.Context, family conntrack.Family) error {
 
 // Settle waits until no packet is under way that a hook saw before the fence
 // rose.
-func (f *XTables) Settle() error { grace(); return nil }
+func (f *XTables) Settle() error { Grace(); return nil }
 
 // SettleTuples is Settle for tuples that the guard has just taken in.
 func (f *XTables) SettleTuples() error { return f.Settle() }

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -97,6 +98,9 @@ func (p Port) usable() (bool, error) {
 		return false, err
 	}
 	addrs, err := p.Host.route.AddrList(dev, netlink.FAMILY_ALL)
+	if errors.Is(err, netlink.ErrDumpInterrupted) { // an address came or went meanwhile
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}

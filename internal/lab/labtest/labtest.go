@@ -5,20 +5,29 @@ package labtest
 
 import (
 	"context"
+	"os"
 	"os/exec"
+	"strconv"
 	"testing"
 	"time"
 
 	"flowcut/internal/lab"
 )
 
-// limit is how long a test may wait for anything at all.
-const limit = 60 * time.Second
+// Slow is how many times slower than usual the machine is, by FLOWCUT_SLOW: as
+// much more time tests have.
+func Slow() int {
+	n, err := strconv.Atoi(os.Getenv("FLOWCUT_SLOW"))
+	if err != nil || n < 1 {
+		return 1
+	}
+	return n
+}
 
-// Context is done when the test ends or has taken a minute.
+// Context is done when the test ends or has taken a minute, or more; see Slow.
 func Context(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(Slow())*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
