@@ -16,8 +16,8 @@ import (
 // told is called with the index of each flow for which both events were sent.
 // They are not where one of the tuples has an entry again, whose events they
 // heard instead, where nobody listens, or where the table is full. Whatever
-// interrupts it, an entry that it has made expires within two seconds. Packets
-// that come meanwhile meet that entry. Needs CAP_NET_ADMIN.
+// interrupts it, an entry that it has made expires within two seconds, whether
+// or not packets meet it until then. Needs CAP_NET_ADMIN.
 func (c *Client) Announce(ctx context.Context, flows []*Flow, told func(i int)) error {
 	a := announcement{client: c, flows: flows, told: told}
 	for next := 0; next < len(flows); {
@@ -97,12 +97,14 @@ func (a *announcement) hear(payload []byte) error {
 	return nil
 }
 
-// standIn is the entry that stands for a flow. A TCP flow's state is one that
-// those who listen to certain states only listen to.
+// standIn is the entry that stands for a flow. Packets do not prolong its life:
+// they are not translated by it. A TCP flow's state is one that those who listen
+// to certain states only listen to.
 func standIn(f *Flow) *Flow {
 	in := &Flow{
-		Has: AttrOrig | AttrReply | f.Has&(AttrZone|AttrOrigZone|AttrReplyZone), Orig: f.Orig, Reply: f.Reply,
+		Has: AttrOrig | AttrReply | AttrStatus | f.Has&(AttrZone|AttrOrigZone|AttrReplyZone), Orig: f.Orig, Reply: f.Reply,
 		Zone: f.Zone, OrigZone: f.OrigZone, ReplyZone: f.ReplyZone, Timeout: announced,
+		Status: StatusFixedTimeout,
 	}
 	if f.Orig.Proto == ProtoTCP {
 		in.Has |= AttrTCP

@@ -105,13 +105,16 @@ func TestAnnounce(t *testing.T) {
 // An announcement keeps to both tuples and the zone, whatever the translation was.
 func TestAnnounceTuples(t *testing.T) {
 	c := dialTest(t)
-	l := listenTest(t, c, EventConfig{Flows: EventDestroy})
+	l := listenTest(t, c, EventConfig{Flows: EventNew | EventDestroy})
 	f := &Flow{Has: AttrReply | AttrZone, Zone: 7, Orig: tuple(ProtoTCP, "203.0.113.2:1234", "203.0.113.1:80"), Reply: tuple(ProtoTCP, "192.168.1.100:8080", "203.0.113.2:1234")}
 	told := 0
 	if err := c.Announce(t.Context(), []*Flow{f}, func(int) { told++ }); err != nil || told != 1 {
 		t.Fatalf("told of %d: %v", told, err)
 	}
 	e := waitEvent(t, l)
+	if e.Flow.Status&StatusFixedTimeout == 0 || e.Flow.Timeout > announced {
+		t.Errorf("packets could keep it: status %v, timeout %v", e.Flow.Status, e.Flow.Timeout)
+	}
 	if e.Flow.Orig != f.Orig || e.Flow.Reply != f.Reply || e.Flow.Zone != 7 || e.Flow.TCP.State != TCPEstablished {
 		t.Errorf("told of %v, reply %v, zone %d, state %v", e.Flow.Orig, e.Flow.Reply, e.Flow.Zone, e.Flow.TCP.State)
 	}
