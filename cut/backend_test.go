@@ -57,6 +57,7 @@ var scenarios = []scenario{
 	{"TestCutKnockingWithoutEnd", TestCutKnockingWithoutEnd, false},
 	{"TestCutWaitsForListeners", TestCutWaitsForListeners, false},
 	{"TestCutBesideDeafListener", TestCutBesideDeafListener, false},
+	{"TestCutAnnouncesInZone", TestCutAnnouncesInZone, false},
 	{"TestCutSpeakers", TestCutSpeakers, false},
 	{"TestTwoCuts", TestTwoCuts, false},
 	{"TestNoMatch", TestNoMatch, false},

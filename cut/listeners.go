@@ -251,7 +251,7 @@ func (c *cutting) announceAll(ctx context.Context, list []*member) error {
 		}
 		var flows []*conntrack.Flow
 		for _, m := range chunk {
-			flows = append(flows, &conntrack.Flow{Has: conntrack.AttrReply | conntrack.AttrZone, Orig: m.key.Orig, Reply: m.reply, Zone: m.zone})
+			flows = append(flows, m.bare())
 		}
 		if err := c.ct.Announce(ctx, flows, func(i int) { chunk[i].unheard = false }); err != nil {
 			return err

@@ -11,6 +11,7 @@ type member struct {
 	key      conntrack.Key
 	reply    conntrack.Tuple
 	zone     conntrack.Zone // of either direction: an entry has one
+	oneWay   bool           // and it is that of one direction alone
 	mark     conntrack.Mark
 	master   *conntrack.Tuple // original tuple of the flow that expected it
 	why      why
@@ -143,7 +144,8 @@ func (ms *members) of(k conntrack.Key) *member {
 func newMember(f *conntrack.Flow, keep bool) *member {
 	m := &member{
 		key: f.Key(), reply: f.Reply, zone: f.Zone | f.OrigZone | f.ReplyZone, mark: f.Mark,
-		tcp: f.Orig.Proto == conntrack.ProtoTCP, offload: offloadOf(f.Status),
+		oneWay: f.OrigZone|f.ReplyZone != 0,
+		tcp:    f.Orig.Proto == conntrack.ProtoTCP, offload: offloadOf(f.Status),
 	}
 	if f.Has&conntrack.AttrMaster != 0 {
 		master := f.Master
@@ -160,6 +162,20 @@ func newMember(f *conntrack.Flow, keep bool) *member {
 		m.flow = f.Clone()
 	}
 	return m
+}
+
+// bare returns the flow as far as its tuples and zones go.
+func (m *member) bare() *conntrack.Flow {
+	f := &conntrack.Flow{Has: conntrack.AttrReply, Orig: m.key.Orig, Reply: m.reply}
+	switch {
+	case !m.oneWay:
+		f.Has, f.Zone = f.Has|conntrack.AttrZone, m.zone
+	case m.key.Zone != 0:
+		f.Has, f.OrigZone = f.Has|conntrack.AttrOrigZone, m.zone
+	default:
+		f.Has, f.ReplyZone = f.Has|conntrack.AttrReplyZone, m.zone
+	}
+	return f
 }
 
 // watched tells whether an entry on the member's tuples is its own, or has come
