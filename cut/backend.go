@@ -137,7 +137,7 @@ func (c *cutting) fits(ctx context.Context) error {
 		return err
 	}
 	count := newCutting(c.o)
-	count.set, count.ct = c.set, c.ct
+	count.set, count.ct, count.dry = c.set, c.ct, true
 	count.prepare(ctx)
 	if _, err := count.sweep(ctx, true); err != nil {
 		return err

@@ -48,6 +48,7 @@ var scenarios = []scenario{
 	{"a handshake waits", handshakeWaits, true},
 	{"others change the rules", othersChangeTheRules, false},
 	{"too many", tooManyForIPTables, false},
+	{"counted without questions", countedWithoutQuestions, false},
 	{"interrupted", interruptedOnIPTables, false},
 	{"TestCutWhileReconnecting", TestCutWhileReconnecting, false},
 	{"TestEachPartIsNeeded", TestEachPartIsNeeded, false},
@@ -332,6 +333,34 @@ func tooManyForIPTables(t *testing.T) {
 	r := runCut(t, net, o)
 	if !r.Proven || r.Flows.Deleted != 4096 {
 		t.Errorf("proven %v, deleted %d: %s", r.Proven, r.Flows.Deleted, r.Reason)
+	}
+}
+
+// Whether the fence takes so many flows is found out before it stands, and without
+// a packet: no host is asked what it serves.
+func countedWithoutQuestions(t *testing.T) {
+	net := dmz(t, lab.Config{})
+	zombies(t, net, 1)
+	server := net.Servers[0].Addr4
+	_, err := table(t, net).CreateAll(labtest.Context(t), func(yield func(*conntrack.Flow) bool) {
+		for i := range 4097 {
+			f := conntrack.Flow{Has: conntrack.AttrReply, Timeout: time.Hour, Orig: conntrack.Tuple{
+				Proto: conntrack.ProtoTCP, Src: netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), Dst: server, SrcPort: 40000, DstPort: port,
+			}}
+			if f.Reply = f.Orig.Invert(); !yield(&f) {
+				return
+			}
+		}
+	})
+	must(t, err)
+	_, err = Run(labtest.Context(t), Options{NetNS: net.Gateway.NS.Fd(), Selector: parse(t, "--reply-src", server.String()), Fence: IPTables})
+	if many := new(TooManyError); !errors.As(err, &many) || many.Found != 4098 {
+		t.Fatalf("error %v", err)
+	}
+	for _, f := range all(t, table(t, net), parse(t, "-p", "tcp", "--dst", server.String())) {
+		if !netip.MustParsePrefix("10.0.0.0/8").Contains(f.Orig.Src) {
+			t.Errorf("the gateway has asked: %v", f.Orig)
+		}
 	}
 }
 
