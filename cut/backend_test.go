@@ -49,6 +49,7 @@ var scenarios = []scenario{
 	{"others change the rules", othersChangeTheRules, false},
 	{"too many", tooManyForIPTables, false},
 	{"counted without questions", countedWithoutQuestions, false},
+	{"a queue that is late", queueIsLate, false},
 	{"interrupted", interruptedOnIPTables, false},
 	{"TestCutWhileReconnecting", TestCutWhileReconnecting, false},
 	{"TestEachPartIsNeeded", TestEachPartIsNeeded, false},
@@ -122,6 +123,7 @@ var notByIPTables = map[string]string{
 	"TestCutCrowd":                  "the same",
 	"TestNotCoarseWithoutAdoption":  "the same",
 	"TestCutSetsFull":               "it has no sets that packets fill",
+	"TestCutQueuedTwice":            "what waits until the flows are listed denies the proof: see queueIsLate",
 	"TestCutDespiteFullQueue":       "lifting it drops nothing that waits in a queue",
 }
 
@@ -362,6 +364,26 @@ func countedWithoutQuestions(t *testing.T) {
 			t.Errorf("the gateway has asked: %v", f.Orig)
 		}
 	}
+}
+
+// A first packet that waits in a queue until the flows are listed begins a flow
+// that is in no list, and nothing stops: then nothing is proven, although nothing
+// waits any more in the end.
+func queueIsLate(t *testing.T) {
+	net, q := queued(t, "-p udp --dport 5201")
+	server, client, to := net.Servers[0].Host, net.Clients[1], at(net, port, false)
+	counting(t, server, "udp dport 5201")
+	labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to})
+	must(t, client.Inject(t.Context(), datagram(client.Addr4, 4000, to)))
+	waits(t, q, unix.IPPROTO_UDP, false, 1)
+	r := runCut(t, net, during(stepDelete, quick(Options{Selector: toServer(t, net)}), func() {
+		must(t, q.Open())
+		labtest.Until(t, "it has left the queue", func() bool { return counted(t, server)[0] == 1 })
+	}))
+	if r.Proven {
+		t.Error("proven")
+	}
+	wantReason(t, r, "NFQUEUE 7")
 }
 
 // A cut that is interrupted at any step leaves no chain.

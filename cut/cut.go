@@ -213,7 +213,9 @@ type cutting struct {
 	unseen    bool              // may not look into the queues
 	blind     bool              // and there are some
 	waiting   []fence.Queue     // have not been seen empty since the fence rose
+	requeued  map[int]bool      // queues, by number, that are waited for a second time, see drained
 	drained   bool              // there are none of those any more
+	overdue   []fence.Queue     // were not empty when the flows had to be listed
 	lost      int               // packets that waited in queues when the guard was lifted
 	endless   bool              // new mirrors did not cease to come
 	untracked uint64            // packets on cut tuples that conntrack was told not to track

@@ -32,7 +32,11 @@ func (c *cutting) judge(q *request) {
 	c.judgeDetours(q, doubt)
 	doubt(c.endless, "mirrors of what is selected kept coming, so somebody sends segments without connections from a service's port; block them, or leave mirrors alone by --no-mirror")
 	doubt(c.blind, "programs listen to NFQUEUEs, and whether packets wait there since before the fence could not be seen: run it as root, or with CAP_DAC_READ_SEARCH")
-	doubt(c.settled() && !c.drained, "packets that wait in NFQUEUE %s since before the fence; their verdicts may let them pass, so cut again when the program behind it works", queueNums(c.waiting))
+	late := c.overdue
+	if c.settled() && !c.drained {
+		late = c.waiting
+	}
+	doubt(len(late) > 0, "packets that wait in NFQUEUE %s since before the fence; their verdicts may let them pass, so cut again when the program behind it works", queueNums(late))
 	c.judgeRest(q)
 	c.judgeSilent(q, doubt)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"time"
 
 	"flowcut/internal/fence"
@@ -35,12 +36,15 @@ func (c *cutting) queues() ([]fence.Queue, error) {
 // fence rose.
 func (c *cutting) drain(ctx context.Context) error {
 	until := time.Now().Add(drainFor)
+	if c.requeued == nil {
+		c.requeued = map[int]bool{}
+	}
 	for {
 		now, err := c.queues()
 		if err != nil {
 			return err
 		}
-		if c.drained = drained(&c.waiting, now); c.drained || time.Now().After(until) {
+		if c.drained = drained(&c.waiting, now, c.requeued); c.drained || time.Now().After(until) {
 			return nil
 		}
 		if err := wait(ctx, time.Millisecond); err != nil {
@@ -50,21 +54,24 @@ func (c *cutting) drain(ctx context.Context) error {
 }
 
 // drained tells whether what waited then is gone, and forgets queues that have
-// been empty. A queue that is never empty is taken to be worked off in turn.
-func drained(then *[]fence.Queue, now []fence.Queue) bool {
+// been empty. A queue that is never empty is taken to be worked off in turn,
+// twice: by its place among the hooks the kernel knows where a packet goes on, and
+// where ours have come before that, its verdict brings it into the queue again.
+func drained(then *[]fence.Queue, now []fence.Queue, again map[int]bool) bool {
 	left := (*then)[:0]
 	for _, was := range *then {
-		gone := was.Waiting == 0
-		listened := false
-		for _, is := range now {
-			if is.Num == was.Num {
-				listened = true
-				gone = gone || is.Waiting == 0 || int32(is.Taken-is.Waiting-was.Taken) >= 0
+		i := slices.IndexFunc(now, func(is fence.Queue) bool { return is.Num == was.Num })
+		if was.Waiting == 0 || i < 0 || now[i].Waiting == 0 {
+			continue
+		}
+		if is := now[i]; int32(is.Taken-is.Waiting-was.Taken) >= 0 {
+			if again[was.Num] {
+				continue
 			}
+			again[was.Num] = true
+			was = is
 		}
-		if !gone && listened {
-			left = append(left, was)
-		}
+		left = append(left, was)
 	}
 	*then = left
 	return len(left) == 0

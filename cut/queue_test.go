@@ -142,6 +142,42 @@ func TestCutQueued(t *testing.T) {
 	}
 }
 
+// A packet that goes back into its queue by its verdict, since hooks of ours have
+// come before the one that queues, is waited for until it has left for good.
+func TestCutQueuedTwice(t *testing.T) {
+	for _, works := range []bool{true, false} {
+		t.Run(map[bool]string{true: "verdicts come", false: "one verdict comes"}[works], func(t *testing.T) {
+			net := dmz(t, lab.Config{})
+			q, err := net.Gateway.Queue(queue)
+			must(t, err)
+			iptables(t, net.Gateway.Host, "mangle", "PREROUTING", "-p udp --dport 5201 -j NFQUEUE --queue-num 7")
+			server, client, to := net.Servers[0].Host, net.Clients[1], at(net, port, false)
+			counting(t, server, "udp dport 5201")
+			idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to})
+			must(t, client.Inject(t.Context(), datagram(client.Addr4, 4000, to)))
+			waits(t, q, unix.IPPROTO_UDP, false, 1)
+			r := runCut(t, net, during(stepDelete, quick(Options{Selector: toServer(t, net)}), func() {
+				if works {
+					must(t, q.Open())
+					return
+				}
+				must(t, q.Release())
+				waits(t, q, unix.IPPROTO_UDP, false, 1) // again
+			}))
+			wantReset(t, both(idle))
+			if r.Proven != works {
+				t.Errorf("proven %v: %s", r.Proven, r.Reason)
+			}
+			if !works {
+				wantReason(t, r, "NFQUEUE 7")
+			}
+			if n := counted(t, server); n[0] != 0 {
+				t.Errorf("%d packets came out of the queue", n[0])
+			}
+		})
+	}
+}
+
 // datagram is one of UDP, from a host and port.
 func datagram(from netip.Addr, port uint16, to netip.AddrPort) []byte {
 	const word = 32

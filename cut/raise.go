@@ -57,6 +57,7 @@ func (c *cutting) raise(ctx context.Context) error {
 	if err == nil && c.facts.Exact && !c.facts.Births {
 		// A first packet among what waits would begin a flow behind the listing.
 		err = c.drain(ctx)
+		c.overdue = slices.Clone(c.waiting)
 	}
 	return err
 }
