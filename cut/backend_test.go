@@ -76,6 +76,7 @@ var scenarios = []scenario{
 	{"TestCutLeavesNothingHalfOpen", TestCutLeavesNothingHalfOpen, false},
 	{"TestCutLoopback", TestCutLoopback, false},
 	{"TestCutMirrors", TestCutMirrors, false},
+	{"TestCutMirrorGuessed", TestCutMirrorGuessed, false},
 	{"TestCutNoMirror", TestCutNoMirror, false},
 	{"TestCutMax", TestCutMax, false},
 	{"TestCutExcept", TestCutExcept, false},

@@ -19,6 +19,7 @@ type request struct {
 	members  memberList
 	knocking []conntrack.Tuple // still sending when the guard was lifted
 	crowd    bool              // too many flows for another guard than the coarse one
+	guessed  int               // flows that may be mirrors and were left alone
 	receipt  Receipt
 	reasons  []string
 }
@@ -182,9 +183,12 @@ func (c *cutting) divide() {
 			q.knocking = append(q.knocking, t)
 		}
 	}
-	for _, w := range c.suspects {
-		for q := range c.each(w) {
+	for _, s := range c.suspects {
+		for q := range c.each(s.wants) {
 			q.receipt.Flows.Suspects++
+			if s.guessed {
+				q.guessed++
+			}
 		}
 	}
 	for _, f := range c.spared {

@@ -178,7 +178,7 @@ type cutting struct {
 	exceptMirrors []selector.Selector // of what is left alone
 	services      services
 	spared        map[conntrack.Key]sparedFlow  // selected and left alone
-	suspects      map[conntrack.Key]wants       // look like mirrors and are left alone
+	suspects      map[conntrack.Key]suspect     // look like mirrors and are left alone
 	twins         map[conntrack.Key]fence.Entry // not meant, on a member's tuple in another zone
 	zoned         bool                          // there are zones
 	listings      uint32                        // of the table, so far

@@ -31,6 +31,7 @@ func (c *cutting) judge(q *request) {
 	doubt(c.disturbed != "", "somebody else has changed %s while the fence stood, so that packets may have passed it; cut again", c.disturbed)
 	c.judgeDetours(q, doubt)
 	doubt(c.endless, "mirrors of what is selected kept coming, so somebody sends segments without connections from a service's port; block them, or leave mirrors alone by --no-mirror")
+	doubt(q.guessed > 0, "flows left alone that may be mirrors of what is selected, from ports that may be a service's, whose hosts did not say or were not asked: %d; see them by \"flowcut list --picked-up\" and select them as they are, or leave mirrors alone by --no-mirror", q.guessed)
 	doubt(c.blind, "programs listen to NFQUEUEs, and whether packets wait there since before the fence could not be seen: run it as root, or with CAP_DAC_READ_SEARCH")
 	late := c.overdue
 	if c.settled() && !c.drained {

@@ -212,12 +212,19 @@ func (c *cutting) ask(ctx context.Context, at []netip.AddrPort) error {
 	return err
 }
 
-// suspect takes down a flow that looks like a mirror and is left alone.
+// suspect is a flow that looks like a mirror and is left alone.
+type suspect struct {
+	wants   wants
+	guessed bool // it begins at what may be a service's port, and its host did not say
+}
+
+// suspect takes down one.
 func (c *cutting) suspect(m *member) {
 	if c.suspects == nil {
-		c.suspects = map[conntrack.Key]wants{}
+		c.suspects = map[conntrack.Key]suspect{}
 	}
-	c.suspects[m.key] = m.wants
+	said := c.services.asked[serverOf(m)] != unknown || c.services.asked[peerOf(m)] == serves
+	c.suspects[m.key] = suspect{m.wants, c.isService(m.key.Orig.SrcPort) && !said}
 }
 
 // adopts tells whether conntrack makes flows of segments in mid-stream, which is

@@ -67,7 +67,13 @@ func restore(t testing.TB, c *conntrack.Client, flows []*conntrack.Flow) {
 // deletion has left behind as flows of the server's.
 func zombies(t *testing.T, net *lab.Topology, n int) lab.Ends {
 	t.Helper()
-	ends := loaded(t, net.Clients[0].Host, lab.Streams{Kind: lab.Download, To: at(net, port, false), Count: n})
+	return zombiesFrom(t, net, netip.AddrPort{}, n)
+}
+
+// zombiesFrom are those of clients with a local address and port.
+func zombiesFrom(t *testing.T, net *lab.Topology, local netip.AddrPort, n int) lab.Ends {
+	t.Helper()
+	ends := loaded(t, net.Clients[0].Host, lab.Streams{Kind: lab.Download, To: at(net, port, false), Local: local, Count: n})
 	off(t, net)
 	c := table(t, net)
 	mirror := parse(t, "-s", net.Servers[0].Addr4.String(), "--picked-up", "-n")
@@ -113,6 +119,27 @@ func TestCutMirrors(t *testing.T) {
 			if n := both(own).Told(nil); n != 40 {
 				t.Errorf("%d of 40 ends of the server's own connections live", n)
 			}
+		})
+	}
+}
+
+// What may be a mirror by its ports and is left alone, since nobody says who serves
+// there, denies the proof.
+func TestCutMirrorGuessed(t *testing.T) {
+	for _, silent := range []bool{true, false} {
+		t.Run(map[bool]string{true: "nobody is asked", false: "nobody answers"}[silent], func(t *testing.T) {
+			net := dmz(t, lab.Config{})
+			ghost := zombiesFrom(t, net, netip.AddrPortFrom(net.Clients[0].Addr4, 20000), 1)
+			if !silent {
+				rules(t, net.Servers[0].Host, "table ip deaf { chain in { type filter hook input priority 0; tcp flags syn / syn,ack drop; }; }")
+			}
+			r := runCut(t, net, quick(Options{Selector: toServer(t, net), Silent: silent}))
+			if r.Proven || r.Flows.Suspects != 1 {
+				t.Errorf("proven %v, suspects %d", r.Proven, r.Flows.Suspects)
+			}
+			wantReason(t, r, "may be mirrors of what is selected")
+			before := ghost.Received()
+			labtest.Until(t, "it goes on", func() bool { return ghost.Received() > before+1<<20 })
 		})
 	}
 }
