@@ -115,6 +115,26 @@ func TestTwoCapabilities(t *testing.T) {
 	}
 }
 
+// Without /proc a cut does not take queues that it cannot see for none.
+func TestWithoutProc(t *testing.T) {
+	net, to := gateway(t)
+	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to})
+	q, err := net.Gateway.Queue(40000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(q.Close)
+	c := &cutting{Cmd: exec.Command("unshare", "--mount", "sh", "-c", `umount -l /proc && exec "$0" cut -g -p tcp --settle 0s`, program)}
+	c.Stdout, c.Stderr = &c.stdout, &c.stderr
+	if err := net.Gateway.NS.Do(c.Start); err != nil {
+		t.Fatal(err)
+	}
+	if code := c.wait(t); code != 1 || !strings.Contains(c.stdout.String(), "programs listen to NFQUEUEs") {
+		t.Errorf("exit code %d, stdout %q, stderr %q", code, &c.stdout, &c.stderr)
+	}
+	wantTold(t, idle)
+}
+
 // wantTold holds that both ends of all streams were reset.
 func wantTold(t *testing.T, list lab.Ends) {
 	t.Helper()

@@ -26,8 +26,8 @@ type Queue struct {
 // Queues returns the queues that a program listens to. Removing a chain drops
 // all that waits in any of them.
 //
-// Needs to be root, or CAP_DAC_READ_SEARCH: errors wrap os.ErrPermission. See
-// Queued for those who are neither.
+// Needs /proc, and to be root, or CAP_DAC_READ_SEARCH: errors wrap
+// os.ErrPermission. See Queued for those who have not.
 func (f *Fence) Queues() ([]Queue, error) { return f.queues.read() }
 
 // queueFile is the kernel's list of queues.
@@ -52,7 +52,11 @@ func (q *queueFile) read() ([]Queue, error) {
 			return err
 		})
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil // the kernel has no queues
+			// The kernel has no queues, or there is no /proc to see them in.
+			if _, none := os.Stat("/proc/thread-self/net"); none == nil {
+				return nil, nil
+			}
+			err = fmt.Errorf("%w (%w)", os.ErrPermission, err)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("fence: look into the queues: %w", err)
