@@ -98,9 +98,11 @@ func (q *queueFile) any() (bool, error) {
 		if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1); err != nil {
 			return err
 		}
-		const room = 1 << 20 // for the answers to a piece, whatever the host's default is
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room); err != nil {
-			return err
+		// For the answers to a piece, whatever the host's default is. In a user
+		// namespace nobody may have more than the limit, which is enough.
+		const room = 1 << 20
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room) != nil {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, room) // without, answers may be lost, which is an error
 		}
 		for first := 0; first < numbers && err == nil && !exists; first += piece {
 			exists, err = queued(fd, first, piece)
