@@ -3,49 +3,56 @@ package privilege
 
 import (
 	"fmt"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
-	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
 // kept are the capabilities that the program has a use for. Without those after
 // the first two it does less, or takes longer, and says so.
-var kept = []cap.Value{
-	cap.NET_ADMIN,       // conntrack, nf_tables, routes
-	cap.NET_RAW,         // probes to the ends
-	cap.SYS_ADMIN,       // other network namespaces, and trying kernel filters in one; names of BPF programs
-	cap.SYS_PTRACE,      // sockets and environments of ancestors under other users
-	cap.DAC_READ_SEARCH, // the same, files of others that hold lists, the file of queues
-	cap.SYS_NICE,        // priority until the fence is up
-}
+const kept = 1<<unix.CAP_NET_ADMIN | // conntrack, nf_tables, routes
+	1<<unix.CAP_NET_RAW | // probes to the ends
+	1<<unix.CAP_SYS_ADMIN | // other network namespaces, and trying kernel filters in one; names of BPF programs
+	1<<unix.CAP_SYS_PTRACE | // sockets and environments of ancestors under other users
+	1<<unix.CAP_DAC_READ_SEARCH | // the same, files of others that hold lists, the file of queues
+	1<<unix.CAP_SYS_NICE // priority until the fence is up
 
 // Drop gives up, for all threads and for good, all capabilities but those that
 // the program has a use for, and the way to gain any by running another
 // program. It takes none on. What the process can still do it may hand on: an
 // ambient capability that is kept stays ambient.
 //
-// An error is the kernel's refusal, as a filter of system calls may make it;
+// An error is the kernel's refusal, as a filter of system calls may make it, or
+// that the program was built with cgo, whose threads the runtime does not know:
 // then some or all are held as before.
+//
+// libcap's package for this needs no such thing, but ends a program that was
+// built with cgo where there is no /proc.
 func Drop() error {
 	// Running a program as root would bring back what the bounding set allows,
 	// running a set-user-ID one its owner's rights. Not after this.
-	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("privilege: set no_new_privs: %w", err)
+	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return fmt.Errorf("privilege: set no_new_privs: %w", explain(errno))
 	}
-	now, next := cap.GetProc(), cap.NewSet()
-	for _, flag := range []cap.Flag{cap.Permitted, cap.Effective, cap.Inheritable} {
-		for _, c := range kept {
-			held, err := now.GetFlag(flag, c)
-			if err == nil && held {
-				err = next.SetFlag(flag, true, c)
-			}
-			if err != nil {
-				return fmt.Errorf("privilege: look at %v: %w", c, err)
-			}
-		}
+	head := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3} // of the calling thread
+	data := new([2]unix.CapUserData)                                      // the lower and the upper 32 capabilities
+	if err := unix.Capget(head, &data[0]); err != nil {
+		return fmt.Errorf("privilege: read the capabilities: %w", err)
 	}
-	if err := next.SetProc(); err != nil {
-		return fmt.Errorf("privilege: set capabilities to %q: %w", next, err)
+	data[0].Permitted &= kept
+	data[0].Effective &= kept
+	data[0].Inheritable &= kept
+	data[1] = unix.CapUserData{}
+	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(head)), uintptr(unsafe.Pointer(data)), 0); errno != 0 {
+		return fmt.Errorf("privilege: set the capabilities to %#x: %w", data[0].Permitted, explain(errno))
 	}
 	return nil
+}
+
+func explain(errno syscall.Errno) error {
+	if errno == unix.ENOTSUP {
+		return fmt.Errorf("%w: build it with CGO_ENABLED=0", errno)
+	}
+	return errno
 }
