@@ -238,17 +238,18 @@ func (c *cutting) born() (map[entry]bool, error) {
 }
 
 // few counts what each selector means, and has an error for those that mean
-// more than may be cut. It changes nothing.
+// more than may be cut. It changes nothing and asks nobody: what may be a mirror
+// counts as one.
 func (c *cutting) few(ctx context.Context, list []selector.Selector, results []Result) error {
 	count := newCutting(c.o, list...)
-	count.ct = c.ct
+	count.ct, count.dry = c.ct, true
 	count.prepare(ctx)
 	if _, err := count.sweep(ctx, true); err != nil {
 		return err
 	}
 	count.report()
 	for i, q := range count.requests {
-		if n := len(q.members); n > c.o.Max && results[i].Err == nil {
+		if n := len(q.members) + q.guessed; n > c.o.Max && results[i].Err == nil {
 			results[i].Err = &TooManyError{Found: n, Max: c.o.Max}
 		}
 	}
