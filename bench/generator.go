@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"flowcut/conntrack"
+	"flowcut/internal/mmsg"
 	"flowcut/internal/nft"
 
 	"golang.org/x/sys/unix"
@@ -25,18 +26,12 @@ const (
 	atOnce  = 256     // packets that are sent at once, two of each flow
 )
 
-// mmsghdr is struct mmsghdr.
-type mmsghdr struct {
-	hdr unix.Msghdr
-	_   uint32 // msg_len
-}
-
 // generator makes flows by packets, as traffic does: a SYN begins one, and a
 // reset that follows at once ends it. What other programs do to the table is
 // announced otherwise: conntrack(8) then looks for the name of the program.
 type generator struct {
 	socket  int
-	msgs    [atOnce]mmsghdr
+	msgs    [atOnce]mmsg.Message
 	iovs    [atOnce]unix.Iovec
 	packets [atOnce][headers]byte
 	to      unix.RawSockaddrInet4
@@ -77,7 +72,7 @@ func (s *site) newGenerator() (g *generator, err error) {
 		p[32] = 5 << 4 // words of the TCP header
 		g.iovs[i].Base = &p[0]
 		g.iovs[i].SetLen(headers)
-		h := &g.msgs[i].hdr
+		h := &g.msgs[i].Header
 		h.Name, h.Namelen = (*byte)(unsafe.Pointer(&g.to)), unix.SizeofSockaddrInet4
 		h.Iov = &g.iovs[i]
 		h.SetIovlen(1)
@@ -117,13 +112,11 @@ func (g *generator) write(i int, t conntrack.Tuple, flags byte, seq uint32) {
 // send sends the first n packets.
 func (g *generator) send(n int) error {
 	for at := 0; at < n; {
-		sent, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(g.socket), uintptr(unsafe.Pointer(&g.msgs[at])), uintptr(n-at), 0, 0, 0)
-		if errno != 0 && !errors.Is(errno, unix.EINTR) {
-			return fmt.Errorf("send packets of flows: %w", errno)
+		sent, err := mmsg.Send(g.socket, g.msgs[at:n])
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("send packets of flows: %w", err)
 		}
-		if errno == 0 {
-			at += int(sent)
-		}
+		at += sent
 	}
 	return nil
 }

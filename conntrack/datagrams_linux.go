@@ -1,22 +1,19 @@
 package conntrack
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-)
 
-// mmsghdr is struct mmsghdr.
-type mmsghdr struct {
-	hdr unix.Msghdr
-	len uint32
-}
+	"flowcut/internal/mmsg"
+)
 
 // datagrams has room for several datagrams, which are received at once and
 // handed out one by one. It allocates nothing while it is used.
 type datagrams struct {
-	msgs []mmsghdr
+	msgs []mmsg.Message
 	iovs []unix.Iovec
 	from []unix.RawSockaddrNetlink
 	room []byte // size for each
@@ -31,15 +28,15 @@ type datagrams struct {
 // newDatagrams makes room for n datagrams of size bytes.
 func newDatagrams(n, size int) *datagrams {
 	d := &datagrams{
-		msgs: make([]mmsghdr, n), iovs: make([]unix.Iovec, n), from: make([]unix.RawSockaddrNetlink, n),
+		msgs: make([]mmsg.Message, n), iovs: make([]unix.Iovec, n), from: make([]unix.RawSockaddrNetlink, n),
 		room: make([]byte, n*size), size: size,
 	}
 	for i := range d.msgs {
 		d.iovs[i].Base = &d.room[i*size]
 		d.iovs[i].SetLen(size)
-		d.msgs[i].hdr.Iov = &d.iovs[i]
-		d.msgs[i].hdr.SetIovlen(1)
-		d.msgs[i].hdr.Name = (*byte)(unsafe.Pointer(&d.from[i]))
+		d.msgs[i].Header.Iov = &d.iovs[i]
+		d.msgs[i].Header.SetIovlen(1)
+		d.msgs[i].Header.Name = (*byte)(unsafe.Pointer(&d.from[i]))
 	}
 	d.read = func(fd uintptr) bool {
 		d.err = d.receive(fd)
@@ -53,19 +50,14 @@ func newDatagrams(n, size int) *datagrams {
 func (d *datagrams) receive(fd uintptr) error {
 	d.got, d.at = 0, 0
 	for i := range d.msgs {
-		d.msgs[i].hdr.Namelen = unix.SizeofSockaddrNetlink
+		d.msgs[i].Header.Namelen = unix.SizeofSockaddrNetlink
 	}
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&d.msgs[0])), uintptr(len(d.msgs)),
-			unix.MSG_DONTWAIT, 0, 0)
-		switch errno {
-		case 0:
-			d.got = int(n)
-			return nil
-		case unix.EINTR:
-			continue
+		n, err := mmsg.Receive(int(fd), d.msgs, unix.MSG_DONTWAIT)
+		if !errors.Is(err, unix.EINTR) {
+			d.got = n
+			return err
 		}
-		return errno
 	}
 }
 
@@ -79,10 +71,10 @@ func (d *datagrams) next() ([]byte, error) {
 			continue // some process's, not the kernel's
 		}
 		m := &d.msgs[i]
-		if m.hdr.Flags&unix.MSG_TRUNC != 0 {
+		if m.Header.Flags&unix.MSG_TRUNC != 0 {
 			return nil, fmt.Errorf("datagram of more than %d bytes", d.size)
 		}
-		return d.room[i*d.size:][:m.len], nil
+		return d.room[i*d.size:][:m.Len], nil
 	}
 	return nil, nil
 }

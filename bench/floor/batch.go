@@ -5,9 +5,10 @@ package main
 import (
 	"errors"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/mmsg"
 )
 
 const (
@@ -16,17 +17,11 @@ const (
 	patience  = 100 * time.Millisecond
 )
 
-// mmsghdr is struct mmsghdr.
-type mmsghdr struct {
-	hdr unix.Msghdr
-	_   uint32 // msg_len
-}
-
 // batch receives many datagrams at once. They are never read, so all lie in
 // the same place.
 type batch struct {
 	socket int
-	msgs   [datagrams]mmsghdr
+	msgs   [datagrams]mmsg.Message
 	iov    unix.Iovec
 }
 
@@ -35,8 +30,8 @@ func newBatch(socket int) *batch {
 	b.iov.Base = &make([]byte, perEvent)[0]
 	b.iov.SetLen(perEvent)
 	for i := range b.msgs {
-		b.msgs[i].hdr.Iov = &b.iov
-		b.msgs[i].hdr.SetIovlen(1)
+		b.msgs[i].Header.Iov = &b.iov
+		b.msgs[i].Header.SetIovlen(1)
 	}
 	return b
 }
@@ -48,12 +43,9 @@ func (b *batch) receive() (int, error) {
 	if _, err := unix.Poll(poll, int(patience.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
 		return 0, err
 	}
-	n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(b.socket), uintptr(unsafe.Pointer(&b.msgs)), datagrams, unix.MSG_DONTWAIT, 0, 0)
-	switch errno {
-	case 0:
-		return int(n), nil
-	case unix.EAGAIN, unix.EINTR, unix.ENOBUFS:
+	n, err := mmsg.Receive(b.socket, b.msgs[:], unix.MSG_DONTWAIT)
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOBUFS) {
 		return 0, nil
 	}
-	return 0, errno
+	return n, err
 }

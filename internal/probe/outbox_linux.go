@@ -3,9 +3,10 @@ package probe
 import (
 	"errors"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/mmsg"
 )
 
 // outbox sends packets by one socket, many with one call.
@@ -13,18 +14,12 @@ type outbox struct {
 	fd   int
 	pace *pacer
 	n    int // how many are loaded
-	msgs [most]mmsghdr
+	msgs [most]mmsg.Message
 	iovs [most]unix.Iovec
 }
 
 // most is how many packets wait for a call.
 const most = 64
-
-// mmsghdr is struct mmsghdr. Go pads it as C does, on 32 and 64 bits.
-type mmsghdr struct {
-	hdr  unix.Msghdr
-	sent uint32 // msg_len
-}
 
 // load makes packets ready, with their addresses and control messages. What
 // they hold must not change until they are sent.
@@ -33,7 +28,7 @@ func (o *outbox) load(list []*packet) {
 	for i, q := range list {
 		o.iovs[i].Base = &q.bytes[0]
 		o.iovs[i].SetLen(len(q.bytes))
-		h := &o.msgs[i].hdr
+		h := &o.msgs[i].Header
 		*h = unix.Msghdr{Name: &q.to[0], Namelen: uint32(len(q.to)), Iov: &o.iovs[i]}
 		h.SetIovlen(1)
 		if len(q.control) > 0 {
@@ -45,7 +40,7 @@ func (o *outbox) load(list []*packet) {
 
 // strip takes the control messages from a packet, and tells whether it had any.
 func (o *outbox) strip(i int) bool {
-	h := &o.msgs[i].hdr
+	h := &o.msgs[i].Header
 	had := h.Control != nil
 	h.Control = nil
 	h.SetControllen(0)
@@ -58,7 +53,7 @@ func (o *outbox) strip(i int) bool {
 func (o *outbox) send(i int) (int, error) {
 	for i < o.n {
 		o.pace.wait()
-		n, err := sendmmsg(o.fd, o.msgs[i:o.n])
+		n, err := mmsg.Send(o.fd, o.msgs[i:o.n])
 		switch {
 		case err == nil:
 			i += n
@@ -87,16 +82,6 @@ func (o *outbox) room(err error) {
 		time.Sleep(nap) // time itself is meant: no event tells of room in a device's queue
 	}
 	o.pace.patience -= time.Since(began)
-}
-
-// sendmmsg sends messages and returns how many went: those before the first
-// that cannot be sent, whose error is returned when it is the first of all.
-func sendmmsg(fd int, msgs []mmsghdr) (int, error) {
-	n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&msgs[0])), uintptr(len(msgs)), 0, 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), nil
 }
 
 // A burst must fit into what it comes to, and leave room for its answers: a
