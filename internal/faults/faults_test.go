@@ -42,10 +42,10 @@ func TestMain(m *testing.M) {
 
 // Some of what `make faults` tries, others each time; not what takes seconds.
 func TestDrawnFaults(t *testing.T) {
-	const enough = 3 * time.Second
+	const enough = 6
 	seed := uint64(time.Now().UnixNano())
 	tried := 0
-	r := Runner{Program: program, Seed: seed, For: enough, Variants: []Variant{Variants[seed%uint64(len(Variants))]}, Records: 1, Skip: Case.slow}
+	r := Runner{Program: program, Seed: seed, Count: enough, Variants: []Variant{Variants[seed%uint64(len(Variants))]}, Records: 1, Skip: Case.slow}
 	r.Each = func(x *Result) {
 		t.Logf("%s: %s", x.Case, x)
 		if x.Injected {
