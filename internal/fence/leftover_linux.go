@@ -1,6 +1,7 @@
 package fence
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"flowcut/conntrack"
 	"flowcut/internal/iptables"
@@ -25,37 +28,52 @@ type owner struct {
 	space string // namespace of its process number
 }
 
-// find fills in what makes the process number unique.
-func (o owner) find() (owner, error) {
-	proc := fmt.Sprintf("/proc/%d/", o.pid)
-	stat, err := os.ReadFile(proc + "stat")
-	if err != nil {
-		return o, err
-	}
-	_, after, _ := strings.Cut(string(stat), ") ") // the name may have spaces, but no such end
-	const starttime = 22 - 3                       // field 22, counted from the third
-	if words := strings.Fields(after); len(words) > starttime {
-		o.start = words[starttime]
-	}
-	space, err := os.Readlink(proc + "ns/pid")
+// self is this process. What cannot be told is empty: /proc may be missing.
+func self() owner {
+	// By this name /proc has us also where it is that of another namespace, in
+	// which our number is that of somebody else.
+	o := owner{pid: os.Getpid()}
+	_, o.start, _ = stat("self")
+	space, _ := os.Readlink("/proc/self/ns/pid")
 	o.space = strings.Trim(strings.TrimPrefix(space, "pid:"), "[]")
-	return o, err
+	return o
+}
+
+// stat returns the state and the start of a process of /proc.
+func stat(process string) (state, start string, err error) {
+	text, err := os.ReadFile("/proc/" + process + "/stat")
+	if err != nil {
+		return "", "", err
+	}
+	after := text[bytes.LastIndexByte(text, ')')+1:] // the name before may have anything
+	const starttime = 22 - 3                         // field 22, counted from the third
+	words := strings.Fields(string(after))
+	if len(words) <= starttime {
+		return "", "", fmt.Errorf("/proc/%s/stat has %d fields", process, len(words))
+	}
+	return words[0], words[starttime], nil
 }
 
 // comment is what the rules that call our chains say.
 func (o owner) comment(id uint32) string {
-	o, _ = o.find() // of ourselves; without, nobody takes it for a process that lives
 	return fmt.Sprintf("flowcut-%08x pid %d start %s in %s", id, o.pid, o.start, o.space)
 }
 
-// lives tells whether the process is there, and whether that can be told.
+// lives tells whether the process is there, and whether that can be told. That
+// nothing is seen of it in /proc tells nothing: that may be hidden from us.
 func (o owner) lives() (lives, known bool) {
-	self, err := owner{pid: os.Getpid()}.find()
-	if err != nil || self.space != o.space {
+	if o.space == "" || o.start == "" || o.space != self().space {
 		return false, false
 	}
-	now, err := owner{pid: o.pid}.find()
-	return err == nil && now == o, true
+	if errors.Is(unix.Kill(o.pid, 0), unix.ESRCH) {
+		return false, true
+	}
+	if number, err := os.Readlink("/proc/self"); err != nil || number != strconv.Itoa(os.Getpid()) {
+		return false, false // that of another namespace
+	}
+	state, start, err := stat(strconv.Itoa(o.pid))
+	dead := state == "Z" || state == "X" // and not yet waited for by its parent
+	return err == nil && start == o.start && !dead, err == nil
 }
 
 // Leftover is a fence of iptables whose process is gone, in one family and
@@ -78,7 +96,7 @@ func (l Leftover) String() string {
 var (
 	chainLine = regexp.MustCompile(`^:(` + xtChains + `[0-9a-f]{8})[ -]`)
 	stopWord  = regexp.MustCompile(`--datestop (\S+)`)
-	ownerWord = regexp.MustCompile(`flowcut-[0-9a-f]{8} pid (\d+) start (\d*) in (\d*)`)
+	ownerWord = regexp.MustCompile(`flowcut-([0-9a-f]{8}) pid (\d+) start (\d*) in (\d*)`)
 )
 
 // Leftovers finds what fences of iptables have left behind that nobody has
@@ -129,11 +147,14 @@ func leftovers(text string, now time.Time) []Leftover {
 				l.Until, _ = time.Parse("2006-01-02T15:04:05", m[1])
 			}
 			over = !now.Before(l.Until)
-			if m := ownerWord.FindStringSubmatch(rule); m != nil {
-				l.Pid, _ = strconv.Atoi(m[1])
-				if lives, known := (owner{l.Pid, m[2], m[3]}).lives(); known {
-					over = !lives
-				}
+			m := ownerWord.FindStringSubmatch(rule)
+			if m == nil || xtChains+m[1] != name {
+				over = false // somebody else's, and of a similar name
+				break
+			}
+			l.Pid, _ = strconv.Atoi(m[2])
+			if lives, known := (owner{l.Pid, m[3], m[4]}).lives(); known {
+				over = !lives
 			}
 		}
 		if over {

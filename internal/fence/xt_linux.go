@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,7 +66,7 @@ func NewXTables(cfg Config) (*XTables, error) {
 	f.queues.netNS = cfg.NetNS
 	id := rand.Uint32()
 	f.name = fmt.Sprintf("%s%08x", xtChains, id)
-	f.comment = owner{pid: os.Getpid()}.comment(id)
+	f.comment = self().comment(id)
 	return f, nil
 }
 
