@@ -48,7 +48,10 @@ func (c *cutting) conclude(ctx context.Context) (err error) {
 		c.receipt.Fence.Limits = c.fence.Facts().Limits
 		lift, cancel := context.WithTimeout(ctx, liftFor)
 		defer cancel()
-		err = errors.Join(err, c.fence.Lift(lift))
+		if failed := c.fence.Lift(lift); failed != nil {
+			c.receipt.Fence.LiftedAfterMS = 0
+			err = errors.Join(err, failed)
+		}
 	}
 	if err != nil && c.ended == "" {
 		c.ended = fmt.Sprintf("it could not be counted or lifted: %v", err)

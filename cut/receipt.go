@@ -57,7 +57,9 @@ func (r *Receipt) later(d Millis) {
 	}
 	r.Fence.RaisedAfterMS += d
 	r.Fence.SilentAfterMS += d
-	r.Fence.LiftedAfterMS += d
+	if r.Fence.LiftedAfterMS > 0 {
+		r.Fence.LiftedAfterMS += d
+	}
 	if r.Fence.ReleasedAfterMS > 0 {
 		r.Fence.ReleasedAfterMS += d
 	}
@@ -99,10 +101,10 @@ type FenceReport struct {
 	// forwarded past the fence; absent if they forwarded none.
 	ReleasedAfterMS Millis `json:"released_after_ms,omitempty"`
 
-	LeakedPackets uint64 `json:"leaked_packets"` // behind the fence, after its rise
-	LiftedAfterMS Millis `json:"lifted_after_ms"`
-	Packets       uint64 `json:"packets"` // stopped
-	Bytes         uint64 `json:"bytes"`   // stopped
+	LeakedPackets uint64 `json:"leaked_packets"`  // behind the fence, after its rise
+	LiftedAfterMS Millis `json:"lifted_after_ms"` // 0 if that failed
+	Packets       uint64 `json:"packets"`         // stopped
+	Bytes         uint64 `json:"bytes"`           // stopped
 
 	// Limits say what this backend cannot promise, a sentence each.
 	Limits []string `json:"limits,omitempty"`

@@ -46,7 +46,7 @@ func appendReceipt(b []byte, r *cut.Receipt, colour bool) []byte {
 	}
 	b = row(b, "flows", flowWords(&r.Flows))
 	b = row(b, "ends", endWords(&r.Endpoints))
-	b = row(b, "fence", fenceWords(&r.Fence))
+	b = row(b, "fence", fenceWords(r))
 	if len(r.Fence.Limits) > 0 {
 		b = fmt.Appendf(b, "  limits   %s\n", strings.Join(r.Fence.Limits, "\n           "))
 	}
@@ -105,7 +105,11 @@ func endWords(n *cut.EndpointCounts) []string {
 	return say(w, n.Silent, "silent")
 }
 
-func fenceWords(f *cut.FenceReport) []string {
+func fenceWords(r *cut.Receipt) []string {
+	f := &r.Fence
+	if f.Backend == "" && !r.Proven {
+		return []string{"none raised"}
+	}
 	if f.Backend == "" {
 		return []string{"none needed: the table has no such entries"}
 	}
@@ -124,6 +128,9 @@ func fenceWords(f *cut.FenceReport) []string {
 	}
 	if f.LeakedPackets > 0 {
 		w = append(w, fmt.Sprintf("%s leaked", count(int(f.LeakedPackets), "packet")))
+	}
+	if f.LiftedAfterMS == 0 {
+		return append(w, "could not be lifted")
 	}
 	return append(w, fmt.Sprintf("lifted after %s", f.LiftedAfterMS))
 }

@@ -36,3 +36,21 @@ func TestReason(t *testing.T) {
 		t.Errorf("got %q, want %q in it", got, want)
 	}
 }
+
+// TestFenceWords: a fence that failed to rise is not called unneeded, and one that
+// stands is not called lifted.
+func TestFenceWords(t *testing.T) {
+	for _, tt := range []struct {
+		r    cut.Receipt
+		want string
+	}{
+		{cut.Receipt{Proven: true}, "none needed: the table has no such entries"},
+		{cut.Receipt{Reason: "--timeout ran out"}, "none raised"},
+		{cut.Receipt{Fence: cut.FenceReport{Backend: "nf_tables", Exact: true, LiftedAfterMS: 7e6}}, "up after 0s, silent after 0s, lifted after 7ms"},
+		{cut.Receipt{Fence: cut.FenceReport{Backend: "nf_tables", Exact: true}}, "up after 0s, silent after 0s, could not be lifted"},
+	} {
+		if got := strings.Join(fenceWords(&tt.r), ", "); got != tt.want {
+			t.Errorf("%+v: got %q, want %q", tt.r, got, tt.want)
+		}
+	}
+}
