@@ -5,15 +5,16 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
 	"strings"
+
+	"flowcut/internal/netns"
 )
 
 // readIPVS reports services that the flows may belong to: those on the ends'
 // addresses, and those that choose by mark. IPVS takes packets at the hook
 // input and sends them on past forward, as a rule without tracking them.
 func (s *scan) readIPVS() error {
-	b, err := os.ReadFile("/proc/thread-self/net/ip_vs")
+	b, err := netns.Proc("/proc/thread-self/net/ip_vs")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

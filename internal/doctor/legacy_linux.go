@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flowcut/internal/netns"
 	"flowcut/internal/rtnl"
 )
 
@@ -44,7 +45,7 @@ const (
 func readLegacy() ([]use, error) {
 	var out []use
 	for _, l := range legacies {
-		names, err := os.ReadFile("/proc/thread-self/net/" + l.names)
+		names, err := netns.Proc("/proc/thread-self/net/" + l.names)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

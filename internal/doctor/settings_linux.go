@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strconv"
 	"strings"
+
+	"flowcut/internal/netns"
 )
 
 // absent is a setting that the kernel does not have.
@@ -15,7 +16,7 @@ const absent = -1
 // setting reads a number below /proc/sys, in the namespace of the calling
 // thread.
 func setting(key string) (int, error) {
-	b, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(key, ".", "/"))
+	b, err := netns.Proc("/proc/sys/" + strings.ReplaceAll(key, ".", "/"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return absent, nil
 	}
