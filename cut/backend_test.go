@@ -77,6 +77,7 @@ var scenarios = []scenario{
 	{"TestCutLoopback", TestCutLoopback, false},
 	{"TestCutMirrors", TestCutMirrors, false},
 	{"TestCutMirrorGuessed", TestCutMirrorGuessed, false},
+	{"TestAskingIsForgotten", TestAskingIsForgotten, false},
 	{"TestCutNoMirror", TestCutNoMirror, false},
 	{"TestCutMax", TestCutMax, false},
 	{"TestCutExcept", TestCutExcept, false},

@@ -53,6 +53,7 @@ func (c *cutting) conclude(ctx context.Context) (err error) {
 			err = errors.Join(err, failed)
 		}
 	}
+	err = errors.Join(err, c.forget(ctx))
 	if err != nil && c.ended == "" {
 		c.ended = fmt.Sprintf("it could not be counted or lifted: %v", err)
 	}
@@ -91,6 +92,9 @@ func (c *cutting) count(ctx context.Context) error {
 		return err
 	}
 	for key := range c.twins {
+		delete(born, entryOf(key))
+	}
+	for _, key := range c.services.own {
 		delete(born, entryOf(key))
 	}
 	r.Flows.Admitted = len(born)

@@ -30,7 +30,8 @@ type services struct {
 	ranges []selector.PortRange
 	ports  map[uint16]bool // of flows that are cut
 	asked  map[netip.AddrPort]serving
-	waited time.Duration // for answers
+	waited time.Duration   // for answers
+	own    []conntrack.Key // entries of our asking
 }
 
 // prepare finds out what else there may be to look for. What it cannot find out
@@ -206,9 +207,23 @@ func (c *cutting) ask(ctx context.Context, at []netip.AddrPort) error {
 		return nil
 	}
 	began := time.Now()
-	answers, err := askServing(ctx, c.o.NetNS, fresh, began.Add(askLong-s.waited))
+	answers, err := askServing(ctx, c.o.NetNS, fresh, began.Add(askLong-s.waited), func(t conntrack.Tuple) {
+		if f, err := c.ct.Get(ctx, t, 0); err == nil { // without, it is not tracked here
+			s.own = append(s.own, f.Key())
+		}
+	})
 	s.waited += time.Since(began)
 	maps.Copy(s.asked, answers)
+	return err
+}
+
+// forget deletes what connection tracking keeps of our asking. Late answers to it
+// have been turned away by then.
+func (c *cutting) forget(ctx context.Context) error {
+	if len(c.services.own) == 0 {
+		return nil
+	}
+	_, err := c.ct.Delete(ctx, c.services.own, nil)
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flowcut/conntrack"
 	"flowcut/internal/netns"
 )
 
@@ -28,8 +29,9 @@ const (
 
 // askServing asks who accepts connections, by half a handshake: what accepts is
 // reset before the handshake is complete, so that no program hears of it. It
-// begins to ask until a moment.
-func askServing(ctx context.Context, netNS int, at []netip.AddrPort, until time.Time) (map[netip.AddrPort]serving, error) {
+// begins to ask until a moment. began, unless nil, is told of each handshake, as
+// the asking host sends it.
+func askServing(ctx context.Context, netNS int, at []netip.AddrPort, until time.Time, began func(conntrack.Tuple)) (map[netip.AddrPort]serving, error) {
 	out := map[netip.AddrPort]serving{}
 	for len(at) > 0 && ctx.Err() == nil && time.Now().Before(until) {
 		n := min(len(at), askAtOnce)
@@ -39,6 +41,9 @@ func askServing(ctx context.Context, netNS int, at []netip.AddrPort, until time.
 			for _, a := range at[:n] {
 				switch fd, err := halfConnect(a); {
 				case err == nil:
+					if from, err := localOf(fd); err == nil && began != nil {
+						began(conntrack.Tuple{Proto: conntrack.ProtoTCP, Src: from.Addr(), SrcPort: from.Port(), Dst: a.Addr(), DstPort: a.Port()})
+					}
 					fds, of = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT}), append(of, a)
 				case errors.Is(err, unix.ECONNREFUSED):
 					out[a] = refuses
@@ -80,6 +85,18 @@ func halfConnect(to netip.AddrPort) (fd int, err error) {
 		return -1, errors.Join(err, unix.Close(fd))
 	}
 	return fd, nil
+}
+
+// localOf returns the address that a socket is bound to.
+func localOf(fd int) (netip.AddrPort, error) {
+	name, err := unix.Getsockname(fd)
+	switch a := name.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port)), err
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr), uint16(a.Port)), err
+	}
+	return netip.AddrPort{}, errors.Join(err, unix.EAFNOSUPPORT)
 }
 
 // hearAll waits for the answers to handshakes that have begun. It closes the

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"flowcut/conntrack"
 	"flowcut/internal/lab"
 	"flowcut/internal/lab/labtest"
 )
@@ -30,7 +31,7 @@ func TestAskServing(t *testing.T) {
 		quiet, lonely := address(server, v6, other), address(gone, v6, port)
 		nowhere := netip.AddrPortFrom(netip.MustParseAddr("100.64.0.1"), port)
 		began := time.Now()
-		got, err := askServing(labtest.Context(t), topology.Gateway.NS.Fd(), []netip.AddrPort{at, quiet, lonely, nowhere}, began.Add(askLong))
+		got, err := askServing(labtest.Context(t), topology.Gateway.NS.Fd(), []netip.AddrPort{at, quiet, lonely, nowhere}, began.Add(askLong), nil)
 		must(t, err)
 		if got[at] != serves || got[quiet] != refuses || got[lonely] != unknown || got[nowhere] != unknown {
 			t.Errorf("answers %v", got)
@@ -41,6 +42,44 @@ func TestAskServing(t *testing.T) {
 		must(t, l.SetDeadline(time.Now().Add(50*time.Millisecond)))
 		if _, err := l.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("the server was given a connection: %v", err)
+		}
+	}
+}
+
+// Our own handshakes are no flows that the ruleset has admitted, and leave no
+// entries behind, whether they are answered or not; also where the selection
+// means them and the fence cannot tell.
+func TestAskingIsForgotten(t *testing.T) {
+	for _, more := range [][]string{nil, {"--status", "!EXPECTED"}} {
+		top := labtest.Standard(t, lab.Config{})
+		server := top.Servers[0]
+		must(t, server.NS.Do(func() error {
+			l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(address(server, false, port)))
+			if err == nil {
+				t.Cleanup(func() { must(t, l.Close()) })
+			}
+			return err
+		}))
+		var flows []*conntrack.Flow
+		for i := range uint16(2) { // one to a client that is not there
+			client := netip.AddrPortFrom(top.Clients[0].Addr4, 40000)
+			if i == 1 {
+				client = netip.MustParseAddrPort("203.0.113.77:40000")
+			}
+			orig := conntrack.Tuple{Proto: conntrack.ProtoTCP, Src: server.Addr4, SrcPort: port, Dst: client.Addr(), DstPort: client.Port()}
+			flows = append(flows, &conntrack.Flow{
+				Orig: orig, Reply: orig.Invert(), Has: conntrack.AttrReply | conntrack.AttrTCP | conntrack.AttrStatus,
+				Status: conntrack.StatusSeenReply | conntrack.StatusAssured, TCP: conntrack.TCP{State: conntrack.TCPEstablished},
+			})
+		}
+		c := table(t, top)
+		restore(t, c, flows)
+		r := runCut(t, top, quick(Options{Selector: parse(t, append([]string{"-r", server.Addr4.String()}, more...)...), AcceptSilent: true}))
+		if r.Flows.Matched != 2 || r.Flows.Mirrored != 2 || r.Flows.Admitted != 0 {
+			t.Errorf("%v: matched %d, mirrored %d, admitted %d; want 2 mirrors and nothing else", more, r.Flows.Matched, r.Flows.Mirrored, r.Flows.Admitted)
+		}
+		for _, f := range all(t, c, parse(t, "-p", "tcp")) {
+			t.Errorf("%v: left in the table: %v %v", more, f.Orig, f.TCP.State)
 		}
 	}
 }

@@ -222,9 +222,12 @@ type entry struct {
 
 func entryOf(k conntrack.Key) entry { return entry{fence.AnyProto(k.Orig), k.ID} }
 
-// born returns the entries that the fence has admitted.
+// born returns the entries that the fence has admitted, and those of our asking.
 func (c *cutting) born() (map[entry]bool, error) {
 	out := map[entry]bool{}
+	for _, key := range c.services.own {
+		out[entryOf(key)] = true
+	}
 	if c.raised.IsZero() {
 		return out, nil
 	}
