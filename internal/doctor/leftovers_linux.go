@@ -35,7 +35,7 @@ func lookAtLeftovers(v *visit) (finding, error) {
 		return finding{found: "none"}, err
 	}
 	if !v.options.RemoveLeftovers {
-		return judgeLeftovers(list), nil
+		return judgeLeftovers(list, v.options.NetNS), nil
 	}
 	var removed []string
 	var kept []leftover
@@ -48,12 +48,16 @@ func lookAtLeftovers(v *visit) (finding, error) {
 		removed = append(removed, l.name)
 	}
 	if kept != nil {
-		return judgeLeftovers(kept), nil
+		return judgeLeftovers(kept, v.options.NetNS), nil
 	}
 	return finding{found: "removed " + some(removed)}, nil
 }
 
-func judgeLeftovers(list []leftover) finding {
+func judgeLeftovers(list []leftover, where string) finding {
+	do := "flowcut doctor --remove-leftovers"
+	if where != "" {
+		do += " --netns " + where
+	}
 	var names []string
 	for _, l := range list {
 		names = append(names, l.name)
@@ -61,7 +65,7 @@ func judgeLeftovers(list []leftover) finding {
 	return finding{
 		state: Warning, found: some(names),
 		means: "rules of a cut that is over still stop packets",
-		do:    "flowcut doctor --remove-leftovers",
+		do:    do,
 	}
 }
 

@@ -81,6 +81,9 @@ func TestRemoveLeftovers(t *testing.T) {
 	if c := last(Options{}); c.State != Warning || c.Found != those || c.Do != "flowcut doctor --remove-leftovers" {
 		t.Errorf("leftovers: %+v", c)
 	}
+	if c := last(Options{NetNS: "here"}); c.Do != "flowcut doctor --remove-leftovers --netns here" {
+		t.Errorf("leftovers of a namespace that was named: %+v", c)
+	}
 	if diff := cmp.Diff(before, p.tables(t)); diff != "" {
 		t.Errorf("an examination changed the tables (-before +after):\n%s", diff)
 	}

@@ -113,7 +113,7 @@ func (f *XTables) Facts() Facts {
 
 func (f *XTables) limits() []string {
 	out := []string{
-		"killed by SIGKILL it leaves its rules behind, which do nothing any more from " + f.until.UTC().Format(time.RFC3339) + " on; \"flowcut doctor\" removes them",
+		"killed by SIGKILL, or ended by a second signal, it leaves its rules behind, which do nothing any more from " + f.until.UTC().Format(time.RFC3339) + " on; \"flowcut doctor\" removes them",
 		"each table and family is changed by itself, and others can take the rules away meanwhile, which is looked for at the end",
 		"new connections that match wait until the flows are listed, and on the addresses and ports of a cut flow until the guard is lifted",
 		"what waited in an NFQUEUE behind INPUT or POSTROUTING of table mangle when the fence rose is not stopped",
