@@ -266,7 +266,7 @@ func FuzzExpectation(f *testing.F) {
 			return
 		}
 		out, err := appendExpectation(nil, &x)
-		if x.Master.Proto == 0 || x.Tuple.Proto == 0 || x.Mask.Proto == 0 {
+		if x.Master.Proto == 0 || x.Tuple.Proto == 0 || x.Mask.Proto == 0 || x.NAT != (Tuple{}) && x.NAT.Proto == 0 {
 			if err == nil {
 				t.Fatalf("a protocol of 0 is appended: %+v", x)
 			}
