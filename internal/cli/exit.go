@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"flowcut/conntrack"
 	"flowcut/cut"
@@ -60,9 +61,13 @@ type Signal struct{ Number syscall.Signal }
 // Error names the signal.
 func (s Signal) Error() string { return s.Number.String() }
 
+// together is how long after a signal another one is taken for the same.
+const together = 300 * time.Millisecond
+
 // NotifySignals returns a context that SIGINT, SIGTERM and SIGHUP end, with a
-// Signal as its cause; a second signal ends the process. What was ignored when
-// the process began, as under nohup(1), stays so. From then on writing to a
+// Signal as its cause; a second signal ends the process, unless it comes with the
+// first, as timeout(1) sends it to a process and to its group. What was ignored
+// when the process began, as under nohup(1), stays so. From then on writing to a
 // closed pipe is an error instead of the end of the process.
 //
 // It starts a goroutine, which stop ends.
@@ -78,8 +83,8 @@ func NotifySignals(parent context.Context) (ctx context.Context, stop func()) {
 	go func() {
 		select {
 		case s := <-c:
-			signal.Stop(c)
 			cancel(Signal{s.(syscall.Signal)})
+			time.AfterFunc(together, func() { signal.Stop(c) })
 		case <-ctx.Done():
 		}
 	}()
