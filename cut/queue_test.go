@@ -126,7 +126,7 @@ func TestCutQueued(t *testing.T) {
 			if n := idle.Received(); n != 0 {
 				t.Errorf("%d bytes of connections that were cut came out of the queue", n)
 			}
-			if step == stepSettle {
+			if step == stepSettle || backend == IPTables { // which waits before it lists the flows
 				if r.Proven || time.Duration(r.ElapsedMS) < drainFor {
 					t.Errorf("proven %v after %v", r.Proven, r.ElapsedMS)
 				}
