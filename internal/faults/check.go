@@ -105,11 +105,11 @@ func (w *World) checkReceipts(ctx context.Context, r *Result, receipts []receipt
 }
 
 // makesDo are places where what is lost is asked for again, or taken for the worst:
-// batches are repeated one by one, zones and expectations that cannot be seen
-// are there, ends are asked again by another way, and the log and the caller's
+// batches are repeated one by one, zones, expectations and flowtables that cannot be
+// seen are there, ends are asked again by another way, and the log and the caller's
 // own sessions prove nothing. What a goroutine receives ahead may be of any of
 // these: its stack does not tell. And whether there is an entry the first one tells.
-var makesDo = regexp.MustCompile(`conntrack\.Client\.Has/|conntrack\.batch\.send/|cut\.cutting\.prepare/|/probe\.|^cli\.journal/|^self\.|^conntrack\.prefetch\.`)
+var makesDo = regexp.MustCompile(`conntrack\.Client\.Has/|conntrack\.batch\.send/|cut\.cutting\.(prepare|noteOffloads/detour\.Flowtables)/|/probe\.|^cli\.journal/|^self\.|^conntrack\.prefetch\.`)
 
 // loses tells whether the fault loses a message that is needed for the proof.
 func (c Case) loses() bool {
