@@ -101,9 +101,12 @@ func TestKilledOnIPTables(t *testing.T) {
 // A signal takes the chains away.
 func TestInterruptedOnIPTables(t *testing.T) {
 	net, to := gateway(t)
-	labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Count: 3})
+	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Count: 3})
 	c := begin(t, net, "-g", "--fence", "iptables", "--settle", "20s")
-	labtest.Until(t, "the fence stands", func() bool { return strings.Contains(run(t, net.Gateway.Host, "iptables-legacy-save"), "FLOWCUT-") })
+	labtest.Until(t, "the fence stands in all tables", func() bool { return idle.Told(nil) == 0 })
+	if !strings.Contains(run(t, net.Gateway.Host, "iptables-legacy-save"), "FLOWCUT-") {
+		t.Fatal("no chain of ours stands")
+	}
 	if err := c.Process.Signal(unix.SIGINT); err != nil {
 		t.Fatal(err)
 	}

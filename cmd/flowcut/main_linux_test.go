@@ -28,27 +28,7 @@ const port = 5201
 // program is the built program.
 var program string
 
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		if program = os.Getenv("FLOWCUT_PROGRAM"); program != "" { // where there is no compiler
-			return m.Run()
-		}
-		dir, err := os.MkdirTemp("", "flowcut")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		program = filepath.Join(dir, "flowcut")
-		build := exec.Command("go", "build", "-o", program, ".")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile has it
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
-}
+func TestMain(m *testing.M) { labtest.Main(m, &program) }
 
 // gateway is the standard network with a forwarded server.
 func gateway(t *testing.T) (*lab.Topology, netip.AddrPort) {

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"flowcut/conntrack"
+	"flowcut/internal/lab/labtest"
 	"flowcut/selector"
 )
 
@@ -86,17 +85,7 @@ func FuzzValues(f *testing.F) {
 
 // FuzzRow: whatever flow there is, its row is one line that a terminal can show.
 func FuzzRow(f *testing.F) {
-	files, err := filepath.Glob("../../conntrack/testdata/flow/*.json")
-	if err != nil || len(files) == 0 {
-		f.Fatalf("%d files, %v", len(files), err)
-	}
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(b)
-	}
+	labtest.Seeds(f, "../../conntrack/testdata/flow/*.json")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var x conntrack.Flow
 		if json.Unmarshal(b, &x) != nil {

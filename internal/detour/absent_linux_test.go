@@ -13,23 +13,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/lab/labtest"
 )
 
-// attr is one attribute; its value is what follows, padded.
-func attr(typ uint16, values ...[]byte) []byte {
-	b := []byte{0, 0, 0, 0}
-	for _, v := range values {
-		b = append(b, v...)
-	}
-	binary.NativeEndian.PutUint16(b, uint16(len(b)))
-	binary.NativeEndian.PutUint16(b[2:], typ)
-	for len(b)%4 != 0 {
-		b = append(b, 0)
-	}
-	return b
-}
-
-func text(s string) []byte { return append([]byte(s), 0) }
+// attr and text write attributes of netlink.
+var attr, text = labtest.Attr, labtest.Text
 
 // scanOf is a search among devices that have been read, by their indexes.
 func scanOf(devices ...*device) *scan {

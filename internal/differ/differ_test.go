@@ -8,11 +8,12 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"flowcut/internal/lab/labtest"
 )
 
 // steadySeed keeps "make test" steady: what it draws is known to agree. "make
@@ -48,7 +49,7 @@ func compare(t *testing.T, o Options) *Report {
 // which few are drawn.
 func TestPersonality(t *testing.T) {
 	rep := compare(t, Options{
-		Programs: Programs{Reference: *referenceFlag, Subject: build(t)},
+		Programs: Programs{Reference: *referenceFlag, Subject: labtest.Build(t)},
 		Seed:     *seedFlag, Count: *countFlag,
 		Each: func(r *Result) {
 			if r.Known != nil {
@@ -63,18 +64,6 @@ func TestPersonality(t *testing.T) {
 	if rep.KnownCases*100 > most*rep.Cases && rep.Cases > casesPerWorld {
 		t.Errorf("%d of %d cases are of known deviations, more than %d in a hundred", rep.KnownCases, rep.Cases, most)
 	}
-}
-
-// build builds our program.
-func build(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "flowcut")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, "flowcut/cmd/flowcut")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile has it
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
-	return path
 }
 
 // The reference does what the reference does: nothing that is compared varies

@@ -15,6 +15,7 @@ import (
 	"flowcut/conntrack"
 	"flowcut/internal/detour"
 	"flowcut/internal/fence"
+	"flowcut/internal/lab/labtest"
 	"flowcut/internal/nft"
 	"flowcut/internal/rtnl"
 )
@@ -194,21 +195,8 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// attribute is one of netlink; its value is what follows, padded.
-func attribute(typ uint16, values ...[]byte) []byte {
-	b := []byte{0, 0, 0, 0}
-	for _, v := range values {
-		b = append(b, v...)
-	}
-	binary.NativeEndian.PutUint16(b, uint16(len(b)))
-	binary.NativeEndian.PutUint16(b[2:], typ)
-	for len(b)%4 != 0 {
-		b = append(b, 0)
-	}
-	return b
-}
-
-func text(s string) []byte { return append([]byte(s), 0) }
+// attribute and text write attributes of netlink.
+var attribute, text = labtest.Attr, labtest.Text
 
 // Rules with expressions that this kernel was built without (nft_queue) are laid
 // out after include/uapi/linux/netfilter/nf_tables.h of Linux 6.18.

@@ -5,9 +5,7 @@ package faults
 import (
 	"fmt"
 	"maps"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,29 +14,13 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/lab"
+	"flowcut/internal/lab/labtest"
 )
 
 // program is the built program.
 var program string
 
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "flowcut")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		program = filepath.Join(dir, "flowcut")
-		build := exec.Command("go", "build", "-trimpath", "-o", program, "flowcut/cmd/flowcut")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile has it
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
-}
+func TestMain(m *testing.M) { labtest.Main(m, &program) }
 
 // Some of what `make faults` tries, others each time; not what takes seconds.
 func TestDrawnFaults(t *testing.T) {

@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"flowcut/internal/lab"
 )
 
 // Offsets in struct msghdr and struct mmsghdr on amd64.
@@ -232,15 +235,9 @@ func (t *tracer) allStopped() (bool, error) {
 	return true, nil
 }
 
-// until waits for a condition.
+// until waits for a condition, no longer than a limit.
 func until(limit time.Duration, what string, cond func() (bool, error)) error {
-	for began := time.Now(); ; time.Sleep(500 * time.Microsecond) {
-		ok, err := cond()
-		if ok || err != nil {
-			return err
-		}
-		if time.Since(began) > limit {
-			return fmt.Errorf("waited %v until %s", limit, what)
-		}
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return lab.Until(ctx, what, cond)
 }

@@ -261,7 +261,7 @@ func Grace() {
 	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
 		// Kernels with nohz_full or without the call: far longer than a grace
 		// period takes, for want of another way to wait for one.
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond) // time itself is meant: nothing tells when a grace period is over
 	}
 }
 

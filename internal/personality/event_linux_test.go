@@ -31,7 +31,7 @@ type watching struct {
 func watch(t *testing.T, tt *tableUnderTest, buffer int, args ...string) *watching {
 	t.Helper()
 	w := &watching{done: make(chan struct{})}
-	w.Cmd = exec.Command(build(t), append([]string{"conntrack", "-E", "-b", strconv.Itoa(buffer)}, args...)...)
+	w.Cmd = exec.Command(labtest.Build(t), append([]string{"conntrack", "-E", "-b", strconv.Itoa(buffer)}, args...)...)
 	r, err := w.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

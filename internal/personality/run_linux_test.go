@@ -158,7 +158,7 @@ func checkWords(t *testing.T, args []string, code int, errs string) {
 // is no failure. Of a full disk one hears when the work is done.
 func TestOutputGone(t *testing.T) {
 	tt := newTable(t)
-	program := build(t)
+	program := labtest.Build(t)
 	gone := func() *os.File {
 		r, w, err := os.Pipe()
 		if err != nil {
@@ -211,7 +211,7 @@ func TestOutputGone(t *testing.T) {
 func TestTwoDeletesAtOnce(t *testing.T) {
 	const flows, shortLived = 20000, 2000
 	tt := newTable(t)
-	program := build(t)
+	program := labtest.Build(t)
 	tt.run(t.Context(), "", "-F")
 	fill(t, tt.client, flows, shortLived)
 	type outcome struct {
@@ -364,7 +364,7 @@ func TestDeletesNothing(t *testing.T) {
 func TestSignalEndsWaiting(t *testing.T) {
 	tt := newTable(t)
 	fill(t, tt.client, 5000, 1)
-	program := build(t)
+	program := labtest.Build(t)
 	for _, args := range []string{"-L", "-D", "-R -", "-E -b 65536"} {
 		in, stuck, err := os.Pipe()
 		if err != nil {

@@ -2,28 +2,17 @@ package personality
 
 import (
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"flowcut/conntrack"
 	"flowcut/internal/conntrack8"
+	"flowcut/internal/lab/labtest"
 )
 
 // FuzzSave: what -o save makes of any flow is a line that -R takes, for a flow with
 // the same tuples.
 func FuzzSave(f *testing.F) {
-	files, err := filepath.Glob("../../conntrack/testdata/flow/*.json")
-	if err != nil || len(files) == 0 {
-		f.Fatalf("%d files, %v", len(files), err)
-	}
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(b)
-	}
+	labtest.Seeds(f, "../../conntrack/testdata/flow/*.json")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var x conntrack.Flow
 		if json.Unmarshal(b, &x) != nil || x.Has&conntrack.AttrOrig == 0 || x.Has&conntrack.AttrReply == 0 ||

@@ -259,7 +259,7 @@ func (l *link) await(pending []*packet) (ready []*packet) {
 		if pending = silent; len(pending) == 0 || time.Since(began) >= waitEach {
 			break
 		}
-		time.Sleep(poll) // the kernel tells of neighbours' answers, but to ask costs less than to listen
+		time.Sleep(poll) // time itself is meant, the pause between two looks: the kernel tells of neighbours' answers, but to ask costs less than to listen
 	}
 	for _, q := range pending {
 		q.next.silent, q.linkErr = true, q.next.noAnswer()

@@ -5,16 +5,14 @@ package soak
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"flowcut/conntrack"
 	"flowcut/cut"
 	"flowcut/internal/lab"
+	"flowcut/internal/lab/labtest"
 	"flowcut/internal/netns"
 	"flowcut/selector"
 )
@@ -22,24 +20,7 @@ import (
 // program is the built program.
 var program string
 
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "flowcut")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		program = filepath.Join(dir, "flowcut")
-		build := exec.Command("go", "build", "-o", program, "flowcut/cmd/flowcut")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile has it
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-			return 1
-		}
-		return m.Run()
-	}())
-}
+func TestMain(m *testing.M) { labtest.Main(m, &program) }
 
 // In scenarios that nobody has thought of all promises are kept. These are always
 // the first ones, as far as there is time for; `make soak` draws new ones.
