@@ -26,7 +26,7 @@ func Main(m *testing.M, program *string) {
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "flowcut")
 		if err == nil {
-			defer os.RemoveAll(dir)
+			defer func() { _ = os.RemoveAll(dir) }()
 			*program = filepath.Join(dir, "flowcut")
 			err = build(*program)
 		}
