@@ -16,13 +16,13 @@ import (
 var start = time.Now()
 
 func main() {
+	ctx, stop := cli.NotifySignals(cli.WithStart(context.Background(), start))
 	args := cli.Args(os.Args)
 	if !cli.BuildsNetworks(args) {
 		if err := privilege.Drop(); err != nil {
 			fmt.Fprintf(os.Stderr, "flowcut: going on with more rights than are needed: %v\n", err)
 		}
 	}
-	ctx, stop := cli.NotifySignals(cli.WithStart(context.Background(), start))
 	code := cli.Run(ctx, args, os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)

@@ -53,6 +53,7 @@ func newWorld(t *testing.T) *world {
 		if err != nil {
 			t.Fatal(err)
 		}
+		labtest.Until(t, "an echo has come back", func() bool { return e.Received.Messages() > 0 })
 		w.ends, w.names = append(w.ends, e), append(w.names, "ping "+e.Remote.String())
 	}
 	return w

@@ -378,8 +378,10 @@ func TestSignalEndsWaiting(t *testing.T) {
 			t.Fatal(err)
 		}
 		labtest.Until(t, "it waits", func() bool {
+			// Rights are given up when signals are heard.
+			status, _ := os.ReadFile("/proc/" + itoa(cmd.Process.Pid) + "/status")
 			b, err := os.ReadFile("/proc/" + itoa(cmd.Process.Pid) + "/wchan")
-			return err == nil && len(b) > 1
+			return err == nil && len(b) > 1 && strings.Contains(string(status), "NoNewPrivs:\t1")
 		})
 		if err := cmd.Process.Signal(os.Interrupt); err != nil {
 			t.Fatal(err)
