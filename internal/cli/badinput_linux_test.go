@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"flowcut/conntrack"
+	"flowcut/internal/example"
 	"flowcut/internal/netns"
 	"flowcut/internal/oneline"
 	"flowcut/selector"
@@ -271,7 +272,7 @@ func newQuietTable(t *testing.T) *quietTable {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	for name, f := range exampleFlows() {
+	for name, f := range example.Flows() {
 		f.Has |= conntrack.AttrStatus | conntrack.AttrTimeout
 		f.Timeout = 120 * 3600e9
 		if err := c.Create(context.Background(), f); err != nil {

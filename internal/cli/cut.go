@@ -16,6 +16,7 @@ import (
 	"flowcut/cut"
 	"flowcut/internal/personality"
 	"flowcut/internal/self"
+	"flowcut/internal/show"
 	"flowcut/selector"
 )
 
@@ -207,7 +208,7 @@ func printReceipt(w io.Writer, r *cut.Receipt, format string) error {
 	if format == "json" {
 		return json.NewEncoder(w).Encode(r)
 	}
-	_, err := w.Write(appendReceipt(nil, r, terminal(w)))
+	_, err := w.Write(show.AppendReceipt(nil, r, terminal(w)))
 	return err
 }
 
@@ -231,6 +232,6 @@ func dryRun(ctx context.Context, w io.Writer, o cut.Options, format string) erro
 		too = fmt.Sprintf("That is more than --max %d: none would be.\n", o.Max)
 	}
 	_, err = fmt.Fprintf(w, "\n%s would be cut: %s\n%s\nThe fence, raised before they are listed:\n\n%s",
-		count(plan.Flows.Matched, "flow"), o.Selector, too, plan.Rules)
+		show.Count(plan.Flows.Matched, "flow"), o.Selector, too, plan.Rules)
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"flowcut/internal/doctor"
+	"flowcut/internal/show"
 )
 
 // newDoctor makes "flowcut doctor".
@@ -78,12 +79,12 @@ const (
 // appendExamination appends a report for a person: the verdict, then a line a
 // check, and more of what is not as it should be.
 func appendExamination(b []byte, r *doctor.Report, colour bool) []byte {
-	verdict, paint := "a cut can be proven here", green
+	verdict, paint := "a cut can be proven here", show.Green
 	switch {
 	case r.Denied:
-		verdict, paint = "not permitted to look at all that decides whether a cut can be proven here", red
+		verdict, paint = "not permitted to look at all that decides whether a cut can be proven here", show.Red
 	case !r.Provable:
-		verdict, paint = "a cut could not be proven here", red
+		verdict, paint = "a cut could not be proven here", show.Red
 	}
 	b = fmt.Appendf(b, "%s\n", painted(verdict, paint, colour))
 	for i, c := range r.Checks {
@@ -105,7 +106,7 @@ func sameAdvice(a, b doctor.Check) bool {
 }
 
 func appendCheck(b []byte, c doctor.Check, colour bool) []byte {
-	paint := map[doctor.State]string{doctor.OK: green, doctor.Warning: red, doctor.Fail: red}[c.State]
+	paint := map[doctor.State]string{doctor.OK: show.Green, doctor.Warning: show.Red, doctor.Fail: show.Red}[c.State]
 	state := fmt.Sprintf("%-*s", len(doctor.Warning), c.State)
 	b = fmt.Appendf(b, "  %s  ", painted(state, paint, colour && paint != ""))
 	b = fmt.Appendf(b, "%-*s", colFound-colName, c.Name)
@@ -133,7 +134,7 @@ func painted(s, paint string, colour bool) string {
 	if !colour {
 		return s
 	}
-	return paint + s + normal
+	return paint + s + show.Normal
 }
 
 // appendWrapped appends words, from a column on, and goes on in the next line at

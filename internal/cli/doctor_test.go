@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"flowcut/internal/doctor"
+	"flowcut/internal/show"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -41,8 +42,8 @@ table
 	}
 	coloured := string(appendExamination(nil, r, true))
 	for _, part := range []string{
-		red + "a cut could not be proven here" + normal + "\n", "  " + green + "ok     " + normal + "  a  ", "  note     b  ",
-		"  " + red + "fail   " + normal + "  d  ", "  " + red + "warning" + normal + "  e  ",
+		show.Red + "a cut could not be proven here" + show.Normal + "\n", "  " + show.Green + "ok     " + show.Normal + "  a  ", "  note     b  ",
+		"  " + show.Red + "fail   " + show.Normal + "  d  ", "  " + show.Red + "warning" + show.Normal + "  e  ",
 	} {
 		if !strings.Contains(coloured, part) {
 			t.Errorf("coloured: no %q in %q", part, coloured)
@@ -52,8 +53,8 @@ table
 		report doctor.Report
 		want   string
 	}{
-		{doctor.Report{Provable: true}, green + "a cut can be proven here" + normal + "\n"},
-		{doctor.Report{Denied: true}, red + "not permitted to look at all that decides whether a cut can be proven here" + normal + "\n"},
+		{doctor.Report{Provable: true}, show.Green + "a cut can be proven here" + show.Normal + "\n"},
+		{doctor.Report{Denied: true}, show.Red + "not permitted to look at all that decides whether a cut can be proven here" + show.Normal + "\n"},
 	} {
 		if got := string(appendExamination(nil, &c.report, true)); got != c.want {
 			t.Errorf("%q, want %q", got, c.want)

@@ -14,6 +14,7 @@ import (
 	"flowcut/conntrack"
 	"flowcut/cut"
 	"flowcut/internal/oneline"
+	"flowcut/internal/show"
 	"flowcut/selector"
 )
 
@@ -168,10 +169,10 @@ func describe(err error) (what, hint string) {
 		return e.What(), e.Hint
 	}
 	if e, ok := errors.AsType[*cut.TooManyError](err); ok && e.Backend != "" {
-		return fmt.Sprintf("at least %s match, more than the %d that a fence of %s takes: nothing was changed", count(e.Found, "flow"), e.Max, e.Backend),
+		return fmt.Sprintf("at least %s match, more than the %d that a fence of %s takes: nothing was changed", show.Count(e.Found, "flow"), e.Max, e.Backend),
 			"cut them in parts, by a narrower selection"
 	} else if ok {
-		return fmt.Sprintf("at least %s match, more than --max %d: nothing was changed", count(e.Found, "flow"), e.Max),
+		return fmt.Sprintf("at least %s match, more than --max %d: nothing was changed", show.Count(e.Found, "flow"), e.Max),
 			"see which with \"flowcut list\" or --dry-run, then narrow the selection or give a larger --max"
 	}
 	what = strings.ReplaceAll(err.Error(), "\n", "; ")

@@ -13,6 +13,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/lab/labtest"
+	"flowcut/internal/show"
 	"flowcut/selector"
 )
 
@@ -91,7 +92,7 @@ func FuzzRow(f *testing.F) {
 		if json.Unmarshal(b, &x) != nil {
 			return
 		}
-		row := string(appendRow(nil, &x, time.Unix(1e9, 0)))
+		row := string(show.AppendRow(nil, &x, time.Unix(1e9, 0)))
 		for _, r := range row {
 			if !strconv.IsPrint(r) {
 				t.Fatalf("%q in %q", r, row)

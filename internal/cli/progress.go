@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"flowcut/cut"
+	"flowcut/internal/show"
 )
 
 // progress shows on a terminal what a cut is doing, once it has taken a second.
@@ -57,7 +58,7 @@ func (p *progress) show() {
 			if taken := now.Sub(p.start); taken >= patience {
 				shown = true
 				p.mu.Lock()
-				fmt.Fprintf(p.w, "\r\x1b[K%s: %s (%.0f s)", count(p.now.Flows, "flow"), p.now.Name, taken.Seconds())
+				fmt.Fprintf(p.w, "\r\x1b[K%s: %s (%.0f s)", show.Count(p.now.Flows, "flow"), p.now.Name, taken.Seconds())
 				p.mu.Unlock()
 			}
 		}

@@ -6,6 +6,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/conntrack8"
+	"flowcut/internal/show"
 )
 
 // renderer prints a stream of flows, a line each, in one of the formats of
@@ -29,7 +30,7 @@ func newRenderer(w io.Writer, format string, now time.Time) renderer {
 		}}
 	}
 	return &table{lines{w: w, append: func(b []byte, f *conntrack.Flow) []byte {
-		return appendRow(b, f, now)
+		return show.AppendRow(b, f, now)
 	}}, false}
 }
 
@@ -68,6 +69,6 @@ func (t *table) head() error {
 		return nil
 	}
 	t.headed = true
-	_, err := io.WriteString(t.w, header)
+	_, err := io.WriteString(t.w, show.Header)
 	return err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"flowcut/conntrack"
+	"flowcut/internal/example"
 	"flowcut/internal/netns"
 )
 
@@ -124,7 +125,7 @@ func putFlows(ts *testscript.TestScript, _ bool, names []string) {
 	c, err := conntrack.Dial(conntrack.Config{NetNS: namespaceOf(ts).Fd()})
 	ts.Check(err)
 	defer c.Close()
-	known := exampleFlows()
+	known := example.Flows()
 	if len(names) == 0 {
 		for name := range known {
 			names = append(names, name)

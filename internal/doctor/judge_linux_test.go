@@ -18,6 +18,7 @@ import (
 	"flowcut/internal/lab/labtest"
 	"flowcut/internal/nft"
 	"flowcut/internal/rtnl"
+	"flowcut/internal/sysctl"
 )
 
 func must(f finding, err error) finding {
@@ -64,8 +65,8 @@ var judgements = []struct {
 	{"root reads", must(judgeCapability(rights[unix.CAP_DAC_READ_SEARCH], false, true)), " not held, and not needed by root"},
 	{"others do not", must(judgeCapability(rights[unix.CAP_DAC_READ_SEARCH], false, false)), "note CAP_DAC_READ_SEARCH is not held"},
 
-	{"no tracking", judgeLoose(absent), "note not there: connection tracking is not loaded"},
-	{"no events", judgeEvents(absent), "note not there"},
+	{"no tracking", judgeLoose(sysctl.Absent), "note not there: connection tracking is not loaded"},
+	{"no events", judgeEvents(sysctl.Absent), "note not there"},
 	{"helpers by port", judgeHelper(1), "note 1: flows get helpers by their port"},
 	{"helpers by rules", judgeHelper(0), " flows get helpers by rules alone"},
 
@@ -78,7 +79,7 @@ var judgements = []struct {
 	{"no buckets", judgeBuckets(conntrack.Limits{Count: 500}), "note not told"},
 	{"all drops", judgeCPUStats(conntrack.CPUStats{Drop: 1, EarlyDrop: 2, InsertFailed: 3, ChainTooLong: 4, Invalid: 5}), "note drop 1, early_drop 2, insert_failed 3, chain_toolong 4"},
 	{"full of expectations", judgeExpectations(4, 4), "warning 4 of at most 4"},
-	{"no limit of expectations", judgeExpectations(4, absent), " 4"},
+	{"no limit of expectations", judgeExpectations(4, sysctl.Absent), " 4"},
 
 	{"flowtable", judgeDetours(detour.Flowtable, []detour.Finding{
 		{What: detour.Flowtable, Device: "wan", Detail: "inet filter fast"}, {What: detour.XDP, Device: "lan"}, {What: detour.Flowtable, Device: "lan", Detail: "inet filter fast"},

@@ -71,7 +71,7 @@ func run(words string, stdin ...string) func(*place) error {
 
 func ruleset(text string) func(*place) error { return run("nft -f -", text) }
 
-func sysctl(key, value string) func(*place) error {
+func setSysctl(key, value string) func(*place) error {
 	return func(*place) error {
 		return os.WriteFile("/proc/sys/"+strings.ReplaceAll(key, ".", "/"), []byte(value), 0)
 	}

@@ -94,7 +94,7 @@ func TestRealQueueRule(t *testing.T) {
 // br_netfilter.
 func blind(p *place) error {
 	for _, family := range []string{"iptables", "ip6tables"} {
-		err := sysctl("net.bridge.bridge-nf-call-"+family, "0")(p)
+		err := setSysctl("net.bridge.bridge-nf-call-"+family, "0")(p)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -1,38 +1,14 @@
 package doctor
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"strconv"
-	"strings"
 
-	"flowcut/internal/netns"
+	"flowcut/internal/sysctl"
 )
-
-// absent is a setting that the kernel does not have.
-const absent = -1
-
-// setting reads a number below /proc/sys, in the namespace of the calling
-// thread.
-func setting(key string) (int, error) {
-	b, err := netns.Proc("/proc/sys/" + strings.ReplaceAll(key, ".", "/"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return absent, nil
-	}
-	if err != nil {
-		return absent, err
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
-	if err != nil {
-		return absent, fmt.Errorf("%s: %w", key, err)
-	}
-	return n, nil
-}
 
 // judged reads a setting of connection tracking and judges its value.
 func judged(name string, judge func(int) finding) (finding, error) {
-	n, err := setting("net.netfilter." + name)
+	n, err := sysctl.Get("net.netfilter." + name)
 	if err != nil {
 		return finding{}, err
 	}
@@ -45,7 +21,7 @@ func lookAtLoose(*visit) (finding, error) { return judged("nf_conntrack_tcp_loos
 
 func judgeLoose(n int) finding {
 	switch n {
-	case absent:
+	case sysctl.Absent:
 		return noTracking
 	case 0:
 		return finding{found: "0: deleted connections are not adopted again"}
@@ -62,7 +38,7 @@ func lookAtLiberal(*visit) (finding, error) {
 
 func judgeLiberal(n int) finding {
 	switch n {
-	case absent:
+	case sysctl.Absent:
 		return noTracking
 	case 0:
 		return finding{found: "0: segments outside the window are invalid"}
@@ -77,7 +53,7 @@ func lookAtEvents(*visit) (finding, error) { return judged("nf_conntrack_events"
 
 func judgeEvents(n int) finding {
 	switch n {
-	case absent:
+	case sysctl.Absent:
 		return finding{state: Note, found: "not there", means: "nobody hears of new and deleted flows; a cut does without"}
 	case 0:
 		return finding{
@@ -98,7 +74,7 @@ func lookAtAcct(*visit) (finding, error) { return judged("nf_conntrack_acct", ju
 
 func judgeAcct(n int) finding {
 	switch n {
-	case absent:
+	case sysctl.Absent:
 		return noTracking
 	case 0:
 		return finding{
@@ -116,7 +92,7 @@ func lookAtTimestamp(*visit) (finding, error) {
 
 func judgeTimestamp(n int) finding {
 	switch n {
-	case absent:
+	case sysctl.Absent:
 		return finding{state: Note, found: "not there", means: "list shows no AGE"}
 	case 0:
 		return finding{
@@ -132,7 +108,7 @@ func lookAtHelper(*visit) (finding, error) { return judged("nf_conntrack_helper"
 
 func judgeHelper(n int) finding {
 	switch n {
-	case absent, 0:
+	case sysctl.Absent, 0:
 		return finding{found: "flows get helpers by rules alone"}
 	}
 	return finding{
@@ -155,7 +131,7 @@ func lookAtICMPLimits(*visit) (finding, error) {
 		"net.ipv4.icmp_msgs_per_sec": &l.perSecond, "net.ipv6.icmp.ratelimit": &l.rate6,
 	} {
 		var err error
-		if *n, err = setting(key); err != nil {
+		if *n, err = sysctl.Get(key); err != nil {
 			return finding{}, err
 		}
 	}
@@ -176,7 +152,7 @@ func judgeICMPLimits(l icmpLimits) finding {
 	if l.perSecond > 0 {
 		words += fmt.Sprintf(" and %d/s", l.perSecond)
 	}
-	if l.rate6 != absent {
+	if l.rate6 != sysctl.Absent {
 		words += "; IPv6 " + each(l.rate6, true)
 	}
 	return finding{
@@ -186,11 +162,11 @@ func judgeICMPLimits(l icmpLimits) finding {
 }
 
 func lookAtTCPLimits(*visit) (finding, error) {
-	interval, err := setting("net.ipv4.tcp_invalid_ratelimit")
+	interval, err := sysctl.Get("net.ipv4.tcp_invalid_ratelimit")
 	if err != nil {
 		return finding{}, err
 	}
-	challenges, err := setting("net.ipv4.tcp_challenge_ack_limit")
+	challenges, err := sysctl.Get("net.ipv4.tcp_challenge_ack_limit")
 	if err != nil {
 		return finding{}, err
 	}
@@ -214,7 +190,7 @@ func judgeTCPLimits(interval, challenges int) finding {
 			means: "connections of the gateway itself may not answer a cut in time: not certain to be gone",
 			do:    "sysctl -w net.ipv4.tcp_invalid_ratelimit=500",
 		}
-	case challenges != absent && challenges < usualChallenges:
+	case challenges != sysctl.Absent && challenges < usualChallenges:
 		return finding{
 			state: Note, found: fmt.Sprintf("this host sends %d challenge ACKs a second", challenges),
 			means: "many connections of the gateway itself, cut at once, may not answer in time: not certain to be gone",

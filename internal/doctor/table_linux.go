@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"flowcut/conntrack"
+	"flowcut/internal/sysctl"
 )
 
 // limits asks how full the table is.
@@ -131,7 +132,7 @@ func lookAtExpectations(v *visit) (finding, error) {
 	if err != nil {
 		return finding{}, err
 	}
-	most, err := setting("net.netfilter.nf_conntrack_expect_max")
+	most, err := sysctl.Get("net.netfilter.nf_conntrack_expect_max")
 	if err != nil {
 		return finding{}, err
 	}
@@ -140,7 +141,7 @@ func lookAtExpectations(v *visit) (finding, error) {
 
 func judgeExpectations(n, most int) finding {
 	f := finding{found: fmt.Sprintf("%d of at most %d", n, most)}
-	if most == absent {
+	if most == sysctl.Absent {
 		f.found = fmt.Sprint(n)
 	}
 	if most > 0 && n >= most {

@@ -1,4 +1,4 @@
-package cli
+package show
 
 import (
 	"strings"
@@ -31,7 +31,7 @@ func TestFlowWords(t *testing.T) {
 // and cannot reach into a terminal by that.
 func TestReason(t *testing.T) {
 	r := &cut.Receipt{Reason: "XDP program on a\x1b[31mb; another\nflowcut: proven"}
-	got := string(appendReceipt(nil, r, false))
+	got := string(AppendReceipt(nil, r, false))
 	if want := "  because  XDP program on a\\x1b[31mb\n           another\\nflowcut: proven\n"; !strings.Contains(got, want) {
 		t.Errorf("got %q, want %q in it", got, want)
 	}

@@ -1,4 +1,4 @@
-package cli
+package show
 
 import (
 	"fmt"
@@ -11,34 +11,34 @@ import (
 
 // Colours of a terminal.
 const (
-	green  = "\x1b[1;32m"
-	red    = "\x1b[1;31m"
-	normal = "\x1b[0m"
+	Green  = "\x1b[1;32m"
+	Red    = "\x1b[1;31m"
+	Normal = "\x1b[0m"
 )
 
-// appendReceipt appends a receipt for a person: the verdict, then what it
+// AppendReceipt appends a receipt for a person: the verdict, then what it
 // stands on.
-func appendReceipt(b []byte, r *cut.Receipt, colour bool) []byte {
-	verdict, paint := "not proven", red
-	ended := count(r.Flows.Matched-r.Flows.Spared, "flow")
+func AppendReceipt(b []byte, r *cut.Receipt, colour bool) []byte {
+	verdict, paint := "not proven", Red
+	ended := Count(r.Flows.Matched-r.Flows.Spared, "flow")
 	switch {
 	case r.Proven && r.Flows.Spared > 0 && r.Flows.Matched == r.Flows.Spared:
-		verdict, paint = "proven: nothing matched but what is spared", green
+		verdict, paint = "proven: nothing matched but what is spared", Green
 	case r.Proven && r.Flows.Matched == 0:
-		verdict, paint = "proven: nothing matched", green
+		verdict, paint = "proven: nothing matched", Green
 	case r.ForGood():
-		verdict, paint = fmt.Sprintf("proven: %s ended for good", ended), green
+		verdict, paint = fmt.Sprintf("proven: %s ended for good", ended), Green
 	case r.Proven && r.Final:
-		verdict, paint = fmt.Sprintf("proven: %s ended", ended), green
+		verdict, paint = fmt.Sprintf("proven: %s ended", ended), Green
 	case r.Proven:
-		verdict, paint = fmt.Sprintf("proven, but not final: %s ended", ended), green
+		verdict, paint = fmt.Sprintf("proven, but not final: %s ended", ended), Green
 	}
 	if !colour {
 		paint = ""
 	}
 	b = append(append(b, paint...), verdict...)
 	if colour {
-		b = append(b, normal...)
+		b = append(b, Normal...)
 	}
 	b = fmt.Appendf(b, ", in %s\n", r.ElapsedMS)
 	if r.Reason != "" {
@@ -82,7 +82,7 @@ func flowWords(n *cut.FlowCounts) []string {
 	w = say(w, n.Spared, "spared")
 	w = say(w, n.Related, "expected by them")
 	if n.Mirrored > 0 {
-		w = append(w, count(n.Mirrored, "mirror")+" of an earlier deletion")
+		w = append(w, Count(n.Mirrored, "mirror")+" of an earlier deletion")
 	}
 	w = say(w, n.Offloaded, "offloaded to a flowtable")
 	switch {
@@ -124,10 +124,10 @@ func fenceWords(r *cut.Receipt) []string {
 		w = append(w, "by the flows' tuples, from the list on")
 	}
 	if f.Packets > 0 {
-		w = append(w, fmt.Sprintf("stopped %s (%s)", count(int(f.Packets), "packet"), appendBytes(nil, f.Bytes)))
+		w = append(w, fmt.Sprintf("stopped %s (%s)", Count(int(f.Packets), "packet"), AppendBytes(nil, f.Bytes)))
 	}
 	if f.LeakedPackets > 0 {
-		w = append(w, fmt.Sprintf("%s leaked", count(int(f.LeakedPackets), "packet")))
+		w = append(w, fmt.Sprintf("%s leaked", Count(int(f.LeakedPackets), "packet")))
 	}
 	if f.LiftedAfterMS == 0 {
 		return append(w, "could not be lifted")
@@ -143,11 +143,11 @@ func appendFlowReport(b []byte, f cut.FlowReport) []byte {
 		ends = fmt.Sprintf("%s - %s", f.Originator, f.Responder)
 	}
 	b = fmt.Appendf(b, "  %-9s  %-15s  ", f.Outcome, ends)
-	return append(appendRow(b, f.Flow, time.Now()), '\n')
+	return append(AppendRow(b, f.Flow, time.Now()), '\n')
 }
 
-// count writes a number with a noun.
-func count(n int, noun string) string {
+// Count writes a number with a noun.
+func Count(n int, noun string) string {
 	if n != 1 {
 		noun += "s"
 	}

@@ -1,4 +1,5 @@
-package cli
+// Package show puts flows and receipts into words for a terminal.
+package show
 
 import (
 	"net/netip"
@@ -9,9 +10,9 @@ import (
 	"flowcut/internal/oneline"
 )
 
-// header and columns of the table. The flow is last: its width is unknown
+// Header is above the rows of a table of flows. The flow is last: its width is unknown
 // until the last flow has been seen, and by then all the others are printed.
-const header = "PROTO    STATE        PICKED-UP       BYTES     AGE  TIMEOUT  FLOW\n"
+const Header = "PROTO    STATE        PICKED-UP       BYTES     AGE  TIMEOUT  FLOW\n"
 
 const (
 	colState   = 9
@@ -22,18 +23,18 @@ const (
 	colFlow    = 62
 )
 
-// appendRow appends a flow's row of the table.
-func appendRow(b []byte, f *conntrack.Flow, now time.Time) []byte {
+// AppendRow appends a flow's row of the table.
+func AppendRow(b []byte, f *conntrack.Flow, now time.Time) []byte {
 	start := len(b)
 	b = append(b, f.Orig.Proto.String()...)
-	b = append(pad(b, start+colState), stateOf(f)...)
+	b = append(pad(b, start+colState), State(f)...)
 	b = append(pad(b, start+colPicked), pickedUp(f)...)
 	b = right(b, start+endBytes, func(b []byte) []byte { return appendBytesOf(b, f) })
 	b = right(b, start+endAge, func(b []byte) []byte { return appendAge(b, f, now) })
 	b = right(b, start+endTimeout, func(b []byte) []byte { return appendTimeout(b, f) })
 	b = pad(b, start+colFlow)
-	b = appendPath(b, f)
-	return appendNotes(b, f)
+	b = AppendPath(b, f)
+	return AppendNotes(b, f)
 }
 
 // pad appends blanks up to a length, one at least.
@@ -54,9 +55,9 @@ func right(b []byte, end int, value func([]byte) []byte) []byte {
 
 const unknown = "-"
 
-// stateOf returns the state of the protocol, or what the status says where
+// State returns the state of the protocol, or what the status says where
 // the protocol has no states.
-func stateOf(f *conntrack.Flow) string {
+func State(f *conntrack.Flow) string {
 	switch {
 	case f.Status&conntrack.StatusHWOffload != 0:
 		return "HW_OFFLOAD"
@@ -88,11 +89,11 @@ func appendBytesOf(b []byte, f *conntrack.Flow) []byte {
 	if f.Has&(conntrack.AttrOrigCounters|conntrack.AttrReplyCounters) == 0 {
 		return append(b, unknown...)
 	}
-	return appendBytes(b, f.OrigCounters.Bytes+f.ReplyCounters.Bytes)
+	return AppendBytes(b, f.OrigCounters.Bytes+f.ReplyCounters.Bytes)
 }
 
-// appendBytes appends a number of bytes: "12.3 MiB".
-func appendBytes(b []byte, n uint64) []byte {
+// AppendBytes appends a number of bytes: "12.3 MiB".
+func AppendBytes(b []byte, n uint64) []byte {
 	if n < 1024 {
 		return append(strconv.AppendUint(b, n, 10), " B"...)
 	}
@@ -109,18 +110,18 @@ func appendAge(b []byte, f *conntrack.Flow, now time.Time) []byte {
 	if f.Has&conntrack.AttrStart == 0 {
 		return append(b, unknown...)
 	}
-	return appendDuration(b, max(0, now.Sub(f.Start)))
+	return AppendDuration(b, max(0, now.Sub(f.Start)))
 }
 
 func appendTimeout(b []byte, f *conntrack.Flow) []byte {
 	if f.Has&conntrack.AttrTimeout == 0 {
 		return append(b, unknown...)
 	}
-	return appendDuration(b, f.Timeout)
+	return AppendDuration(b, f.Timeout)
 }
 
-// appendDuration appends a time in its two largest units: "4d23h", "59s".
-func appendDuration(b []byte, d time.Duration) []byte {
+// AppendDuration appends a time in its two largest units: "4d23h", "59s".
+func AppendDuration(b []byte, d time.Duration) []byte {
 	s := int64(d / time.Second)
 	units := [...]struct {
 		seconds int64
@@ -139,17 +140,17 @@ func appendDuration(b []byte, d time.Duration) []byte {
 	return b
 }
 
-// appendPath appends who sends to whom and what NAT makes of each:
+// AppendPath appends who sends to whom and what NAT makes of each:
 // "A => S -> B => C". An end is what the other side sees of it.
-func appendPath(b []byte, f *conntrack.Flow) []byte {
+func AppendPath(b []byte, f *conntrack.Flow) []byte {
 	o, r := &f.Orig, &f.Reply
-	b = appendEnd(b, o.Src, o.SrcPort, o.HasPorts())
+	b = AppendEnd(b, o.Src, o.SrcPort, o.HasPorts())
 	if o.Src != r.Dst || o.HasPorts() && o.SrcPort != r.DstPort {
-		b = appendEnd(append(b, " => "...), r.Dst, r.DstPort, o.HasPorts())
+		b = AppendEnd(append(b, " => "...), r.Dst, r.DstPort, o.HasPorts())
 	}
-	b = appendEnd(append(b, " -> "...), o.Dst, o.DstPort, o.HasPorts())
+	b = AppendEnd(append(b, " -> "...), o.Dst, o.DstPort, o.HasPorts())
 	if o.Dst != r.Src || o.HasPorts() && o.DstPort != r.SrcPort {
-		b = appendEnd(append(b, " => "...), r.Src, r.SrcPort, o.HasPorts())
+		b = AppendEnd(append(b, " => "...), r.Src, r.SrcPort, o.HasPorts())
 	}
 	switch {
 	case o.IsICMP():
@@ -160,8 +161,8 @@ func appendPath(b []byte, f *conntrack.Flow) []byte {
 	return b
 }
 
-// appendEnd appends an address, with its port if it has one.
-func appendEnd(b []byte, a netip.Addr, port uint16, hasPort bool) []byte {
+// AppendEnd appends an address, with its port if it has one.
+func AppendEnd(b []byte, a netip.Addr, port uint16, hasPort bool) []byte {
 	if hasPort {
 		return netip.AddrPortFrom(a, port).AppendTo(b)
 	}
@@ -198,8 +199,8 @@ func appendKeys(b []byte, o, r *conntrack.Tuple) []byte {
 	return key(append(b, " -> "...), o.DstPort, r.SrcPort)
 }
 
-// appendNotes appends what few flows have.
-func appendNotes(b []byte, f *conntrack.Flow) []byte {
+// AppendNotes appends what few flows have.
+func AppendNotes(b []byte, f *conntrack.Flow) []byte {
 	number := func(name string, n uint64, base int) {
 		if n == 0 {
 			return
