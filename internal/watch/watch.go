@@ -84,7 +84,7 @@ func newWatcher(o Options) *watcher {
 	w := &watcher{o: o, book: returns.New(o.Selector.Match, 0), out: bufio.NewWriterSize(o.Out, 64<<10), listing: true}
 	switch o.Format {
 	case "json":
-		w.render = appendJSON
+		w.render = AppendJSON
 	case "conntrack":
 		w.render = appendConntrack
 	default:
