@@ -3,6 +3,7 @@ package watch
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"net/netip"
@@ -16,12 +17,14 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"flowcut/conntrack"
 	"flowcut/internal/example"
 	"flowcut/internal/lab"
 	"flowcut/internal/lab/labtest"
 	"flowcut/internal/netns"
+	"flowcut/internal/sysctl"
 )
 
 // place is a network namespace and its table.
@@ -291,4 +294,109 @@ func deleteAll(ctx context.Context, b *testing.B, c *conntrack.Client, l *conntr
 		}
 	}
 	return deleted
+}
+
+// Who begins anew on the same tuples, after a reset, an end or a timeout, has not
+// returned: connections, and datagrams.
+func TestBystanders(t *testing.T) {
+	const port, tries = 7000, 100
+	ctx := labtest.Context(t)
+	net := labtest.Standard(t, lab.Config{})
+	client, server, gateway := net.Clients[0], net.Servers[0], net.Gateway
+	labtest.Listen(t, server.Host, port)
+	if err := gateway.Forward(port, server); err != nil {
+		t.Fatal(err)
+	}
+	if err := gateway.NS.Do(func() error { return sysctl.Set("net.netfilter.nf_conntrack_udp_timeout", 1) }); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs sink
+	running, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var g errgroup.Group
+	g.Go(func() error {
+		return Run(running, Options{NetNS: gateway.NS.Fd(), Format: "json", Out: &out, Err: &errs}, nil)
+	})
+	errs.has(t, "watching")
+	if err := client.NS.Do(func() error {
+		for i := range tries {
+			if err := connect(client.Addr4, uint16(20000+i%5), gateway.Public4, port, true); err != nil {
+				return fmt.Errorf("connection %d: %w", i, err)
+			}
+			if err := connect(client.Addr4, uint16(30000+i), gateway.Public4, port, false); err != nil {
+				return fmt.Errorf("connection %d: %w", i, err)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for begun := range 2 {
+		if err := client.NS.Do(func() error { return send(client.Addr4, 40000, gateway.Public4, port) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := lab.Until(ctx, "expired", func() (bool, error) {
+			out.mu.Lock()
+			defer out.mu.Unlock()
+			return ends(out.b.String(), `"proto":"udp","sport":40000`) > begun, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out.b.String(), `"event":"new"`); n < 2*tries+2 {
+		t.Errorf("%d flows, want %d", n, 2*tries+2)
+	}
+	if n := ends(out.b.String(), `"sport":2000`); n < tries-5 {
+		t.Errorf("%d of %d connections were begun anew", n, tries)
+	}
+	for line := range strings.Lines(out.b.String()) {
+		if strings.Contains(line, `"returned":true`) {
+			t.Errorf("marked: %s", line)
+		}
+	}
+}
+
+// ends counts the ends of flows whose line has some words.
+func ends(out, words string) (n int) {
+	for line := range strings.Lines(out) {
+		if strings.HasPrefix(line, `{"event":"destroy"`) && strings.Contains(line, words) {
+			n++
+		}
+	}
+	return n
+}
+
+// connect makes a connection from a port and ends it, with a reset or without.
+func connect(from netip.Addr, port uint16, to netip.Addr, toPort uint16, reset bool) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: map[bool]int32{true: 1}[reset]}),
+	)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(port), Addr: from.As4()})
+	}
+	if err == nil {
+		err = unix.Connect(fd, &unix.SockaddrInet4{Port: int(toPort), Addr: to.As4()})
+	}
+	return errors.Join(err, unix.Close(fd))
+}
+
+// send sends a datagram from a port.
+func send(from netip.Addr, port uint16, to netip.Addr, toPort uint16) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(port), Addr: from.As4()}); err == nil {
+		err = unix.Sendto(fd, []byte("hello"), 0, &unix.SockaddrInet4{Port: int(toPort), Addr: to.As4()})
+	}
+	return errors.Join(err, unix.Close(fd))
 }
