@@ -135,6 +135,11 @@ func (l *lineReader) proto() (conntrack.Proto, error) {
 
 // state reads the state of a protocol that has one, if it is there.
 func (l *lineReader) state(p conntrack.Proto) (err error) {
+	for _, own := range []string{"timeout=", "stream_timeout="} { // which /proc shows of GRE
+		if p == conntrack.ProtoGRE {
+			l.take(own)
+		}
+	}
 	word := l.peek()
 	if word == "" || strings.Contains(word, "=") {
 		return nil

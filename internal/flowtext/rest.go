@@ -35,8 +35,11 @@ var parts = []part{
 		return nil
 	}},
 	{"zone=", func(l *lineReader, v string) error {
-		l.entry.Flow.Has |= conntrack.AttrZone
-		return number(&l.entry.Flow.Zone, "zone=", v, 10, 16)
+		err := number(&l.entry.Flow.Zone, "zone=", v, 10, 16)
+		if l.entry.Flow.Zone != 0 { // /proc shows 0, too, which is no zone
+			l.entry.Flow.Has |= conntrack.AttrZone
+		}
+		return err
 	}},
 	{"delta-time=", (*lineReader).age},
 	{"[start=", func(l *lineReader, v string) error {
