@@ -126,9 +126,9 @@ func (w *writer) renewed(key, why string) {
 		s.Text += " It has more than that: a timeout policy (ct timeout of nftables, CT --timeout of iptables) or a program gave it that, or the setting was larger."
 		return
 	}
-	idle := "less than a second ago"
-	if d := limit - w.f.Timeout; d >= time.Second {
-		idle = span(d) + " ago"
+	idle := "within the last second" // what is left is cut to whole seconds
+	if d := limit - w.f.Timeout; d > time.Second {
+		idle = "about " + span(d) + " ago"
 	}
 	s.Text += fmt.Sprintf(" So the last one came %s, unless a timeout policy of nftables or iptables says otherwise%s.", idle, w.orStuck(limit))
 }

@@ -11,7 +11,7 @@ import (
 // Columns of an explanation, which is as wide as a terminal usually is.
 const (
 	width  = 80
-	indent = 11
+	indent = 12
 )
 
 // AppendText appends statements about a flow, for a person to read: the flow, then
