@@ -40,7 +40,7 @@ var scenes = []scene{
 	{
 		name: "top", columns: 100, rows: 24, line: "flowcut top",
 		says:  "Flows live on a terminal, those first that carry most.",
-		steps: []step{{see: "192.168.1.100"}},
+		steps: []step{{see: "192.168.1.100"}, {see: "B/s"}}, // rates are known after the second look
 	},
 	{
 		name: "explain", columns: 92, rows: 60, line: "flowcut explain --picked-up --max 1", prepare: deleted,
@@ -51,8 +51,8 @@ var scenes = []scene{
 		says: "How full the table is, how it changes, the counters of the processors in words, and the top talkers.",
 	},
 	{
-		name: "bypass", columns: 100, rows: 20, line: "flowcut bypass list", prepare: ran("flowcut bypass add --dport 53 --dst 198.51.100.2 --for 10m"),
-		says: "Traffic that is taken out of connection tracking for ten minutes.",
+		name: "bypass", columns: 100, rows: 20, line: "flowcut bypass list", prepare: ran("flowcut bypass add -p udp --dport 53 --dst 203.0.113.1 --for 10m"),
+		says: "Queries to the gateway, taken out of connection tracking for ten minutes.",
 	},
 	{
 		name: "doctor", columns: 82, rows: 120, line: "flowcut doctor",

@@ -15,7 +15,7 @@ import (
 
 // Measures of a picture.
 const (
-	cellWidth  = 8.0
+	cellWidth  = 7.8 // 0.6 of the size of the text, as in most fonts
 	cellHeight = 18.0
 	baseline   = 13.0 // of a row's text, from its upper edge
 	margin     = 14.0
@@ -53,7 +53,7 @@ func draw(s *scene, seen screen) []byte {
 	height := float64(rows)*cellHeight + prompt + 2*margin
 	var out bytes.Buffer
 	c := svg.New(&out)
-	c.Startraw(fmt.Sprintf(`width="%g" height="%g" viewBox="0 0 %g %g" role="img" aria-labelledby="title desc"`, width, height, width, height))
+	c.Startraw(fmt.Sprintf(`width="%.1f" height="%.0f" viewBox="0 0 %.1f %.0f" role="img" aria-labelledby="title desc" xml:space="preserve"`, width, height, width, height))
 	fmt.Fprintf(&out, "<title id=\"title\">%s</title>\n<desc id=\"desc\">%s</desc>\n", escape(s.line), escape(s.says))
 	c.Style("text/css", look)
 	c.Roundrect(0.5, 0.5, width-1, height-1, 6, 6, `class="frame"`)
@@ -143,7 +143,7 @@ func (r *span) draw(c *svg.SVG, top float64) {
 			more += m.class
 		}
 	}
-	c.Text(x, top+baseline, trimmed, fmt.Sprintf(`%s textLength="%g"`, text.attribute(more), width))
+	c.Text(x, top+baseline, trimmed, fmt.Sprintf(`%s textLength="%.1f"`, text.attribute(more), width))
 }
 
 // ink is a class of the style sheet, or a colour.

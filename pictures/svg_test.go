@@ -31,14 +31,14 @@ func TestDraw(t *testing.T) {
 	svg := string(draw(&scene{columns: 40, line: "flowcut <x>", says: "A & B"}, seen))
 	for _, want := range []string{
 		`<title id="title">flowcut &lt;x&gt;</title>`, `<desc id="desc">A &amp; B</desc>`, "prefers-color-scheme:dark",
-		`x="14.00" y="55.00" class="c2 b" textLength="48" >proven</text>`,
-		`x="62.00" y="55.00" class="f" textLength="56" >: &lt;all&gt;</text>`,
-		`x="30.00" y="73.00" class="f" textLength="8" >a</text>`, // two columns from the left
-		`x="86.00" y="73.00" class="f" textLength="40" >b &amp; c</text>`,
-		`<rect x="14.00" y="77.00" width="64.00" height="18.00" class="f" />`, // reversed
-		`class="p" textLength="64" >selected</text>`,
-		`fill="#ff0000" class="" textLength="24" >red</text>`,
-		`x="14.00" y="109.00" class="f" textLength="48" >日本 x</text>`,
+		`x="14.00" y="55.00" class="c2 b" textLength="46.8" >proven</text>`,
+		`x="60.80" y="55.00" class="f" textLength="54.6" >: &lt;all&gt;</text>`,
+		`x="29.60" y="73.00" class="f" textLength="7.8" >a</text>`, // two columns from the left
+		`x="84.20" y="73.00" class="f" textLength="39.0" >b &amp; c</text>`,
+		`<rect x="14.00" y="77.00" width="62.40" height="18.00" class="f" />`, // reversed
+		`class="p" textLength="62.4" >selected</text>`,
+		`fill="#ff0000" class="" textLength="23.4" >red</text>`,
+		`x="14.00" y="109.00" class="f" textLength="46.8" >日本 x</text>`,
 		`height="128"`, // four rows
 	} {
 		if !strings.Contains(svg, want) {

@@ -65,13 +65,13 @@ func (l *lineReader) read(line string) error {
 	}
 	f.Has |= conntrack.AttrOrig | conntrack.AttrReply | conntrack.AttrStatus
 	f.Orig.Proto, f.Reply.Proto = proto, proto
-	if err := l.direction("original", &f.Orig, "zone-orig=", &f.OrigZone, conntrack.AttrOrigZone, &f.OrigCounters, conntrack.AttrOrigCounters); err != nil {
+	if err := l.direction(direction{"original", &f.Orig, &f.OrigZone, &f.OrigCounters, "zone-orig=", conntrack.AttrOrigZone, conntrack.AttrOrigCounters}); err != nil {
 		return err
 	}
 	if _, unreplied := l.take("[UNREPLIED]"); !unreplied {
 		f.Status |= conntrack.StatusSeenReply
 	}
-	if err := l.direction("reply", &f.Reply, "zone-reply=", &f.ReplyZone, conntrack.AttrReplyZone, &f.ReplyCounters, conntrack.AttrReplyCounters); err != nil {
+	if err := l.direction(direction{"reply", &f.Reply, &f.ReplyZone, &f.ReplyCounters, "zone-reply=", conntrack.AttrReplyZone, conntrack.AttrReplyCounters}); err != nil {
 		return err
 	}
 	if f.Orig.Family() != f.Reply.Family() || family != conntrack.FamilyBoth && family != f.Orig.Family() {
@@ -165,15 +165,25 @@ func (l *lineReader) state(p conntrack.Proto) (err error) {
 	return nil
 }
 
+// direction is where what a line has of a direction goes.
+type direction struct {
+	name                 string
+	tuple                *conntrack.Tuple
+	zone                 *conntrack.Zone
+	counters             *conntrack.Counters
+	zoneName             string // before the zone of this direction alone
+	hasZone, hasCounters conntrack.Attr
+}
+
 // direction reads a tuple, with the zone and the counters of its direction.
-func (l *lineReader) direction(name string, t *conntrack.Tuple, zoneName string, zone *conntrack.Zone, hasZone conntrack.Attr, c *conntrack.Counters, hasCounters conntrack.Attr) error {
+func (l *lineReader) direction(d direction) error {
 	f := &l.entry.Flow
-	if err := l.tuple(t); err != nil {
-		return fmt.Errorf("%s direction: %w", name, err)
+	if err := l.tuple(d.tuple); err != nil {
+		return fmt.Errorf("%s direction: %w", d.name, err)
 	}
-	if v, ok := l.take(zoneName); ok {
-		f.Has |= hasZone
-		if err := number(zone, zoneName, v, 10, 16); err != nil {
+	if v, ok := l.take(d.zoneName); ok {
+		f.Has |= d.hasZone
+		if err := number(d.zone, d.zoneName, v, 10, 16); err != nil {
 			return err
 		}
 	}
@@ -181,11 +191,11 @@ func (l *lineReader) direction(name string, t *conntrack.Tuple, zoneName string,
 	if !ok {
 		return nil
 	}
-	f.Has |= hasCounters
-	if err := number(&c.Packets, "packets=", v, 10, 64); err != nil {
+	f.Has |= d.hasCounters
+	if err := number(&d.counters.Packets, "packets=", v, 10, 64); err != nil {
 		return err
 	}
-	return l.needed("bytes=", func(v string) error { return number(&c.Bytes, "bytes=", v, 10, 64) })
+	return l.needed("bytes=", func(v string) error { return number(&d.counters.Bytes, "bytes=", v, 10, 64) })
 }
 
 // tuple reads addresses, and what the protocol has beside them.
