@@ -53,6 +53,7 @@ usage; 3 not permitted to read the table, which FLOW does without.`,
 	x := new(explainer)
 	sel := addSelection(cmd)
 	cmd.Flags().Var(&x.max, "max", "explain so many flows (default: 3 of a selection, all lines)")
+	complete(cmd, "max")
 	out := addOutput(cmd, "text", "json")
 	x.ns = addNetNS(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -30,6 +30,43 @@ func explained(t *testing.T, ns *netns.NS, text string) explanation {
 	return e
 }
 
+// written is a namespace whose flows are written down.
+type written struct {
+	*testing.T
+	ns *netns.NS
+	c  *conntrack.Client
+}
+
+// make makes an entry, and returns it as it is in the table.
+func (w written) make(f *conntrack.Flow) *conntrack.Flow {
+	w.Helper()
+	f.Has |= conntrack.AttrStatus | conntrack.AttrTimeout | conntrack.AttrReply
+	f.Timeout = time.Hour
+	if err := w.c.Create(w.Context(), f); err != nil {
+		w.Fatal(err)
+	}
+	got, err := w.c.Get(w.Context(), f.Orig, f.Zone)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return &got
+}
+
+func (w written) remove(f *conntrack.Flow) {
+	w.Helper()
+	if n, err := w.c.Delete(w.Context(), []conntrack.Key{f.Key()}, nil); n != 1 || err != nil {
+		w.Fatalf("%d deleted, %v", n, err)
+	}
+}
+
+// want explains a text, and holds it to where its flow is, and to its id.
+func (w written) want(step, text, place string, id uint32) {
+	w.Helper()
+	if e := explained(w.T, w.ns, text); e.Place != place || e.Flow.ID != id {
+		w.Errorf("%s: %s, id %d, want %s, id %d", step, e.Place, e.Flow.ID, place, id)
+	}
+}
+
 // What is written down is looked for in the table, and told from what has come
 // after it: another flow on its tuple, or itself in the other direction.
 func TestExplainFinds(t *testing.T) {
@@ -43,60 +80,36 @@ func TestExplainFinds(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	make := func(f *conntrack.Flow) *conntrack.Flow {
-		t.Helper()
-		f.Has |= conntrack.AttrStatus | conntrack.AttrTimeout | conntrack.AttrReply
-		f.Timeout = time.Hour
-		if err := c.Create(t.Context(), f); err != nil {
-			t.Fatal(err)
-		}
-		got, err := c.Get(t.Context(), f.Orig, f.Zone)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return &got
-	}
-	remove := func(f *conntrack.Flow) {
-		t.Helper()
-		if n, err := c.Delete(t.Context(), []conntrack.Key{f.Key()}, nil); n != 1 || err != nil {
-			t.Fatalf("%d deleted, %v", n, err)
-		}
-	}
-	want := func(step, text, place string, id uint32) {
-		t.Helper()
-		if e := explained(t, ns, text); e.Place != place || e.Flow.ID != id {
-			t.Errorf("%s: %s, id %d, want %s, id %d", step, e.Place, e.Flow.ID, place, id)
-		}
-	}
+	w := written{t, ns, c}
 	line := func(f *conntrack.Flow, o conntrack8.Format) string {
 		return string(o.AppendFlow(nil, f, conntrack8.Listed))
 	}
 
-	f := make(example.Flows()["dnat"])
+	f := w.make(example.Flows()["dnat"])
 	short, long, object := line(f, conntrack8.Format{}), line(f, conntrack8.Format{ID: true, Extended: true}), string(f.AppendJSON(nil))
 	for _, text := range []string{short, long, object} {
-		want("there", text, "listed", f.ID)
+		w.want("there", text, "listed", f.ID)
 	}
 	destroyed := `{"event":"destroy","returned":false,"flow":` + object + `}`
-	want("ended, and there again", destroyed, "replaced", f.ID)
+	w.want("ended, and there again", destroyed, "replaced", f.ID)
 	other := f.Clone()
 	other.ID++
-	want("another one's id", string(other.AppendJSON(nil)), "replaced", other.ID)
+	w.want("another one's id", string(other.AppendJSON(nil)), "replaced", other.ID)
 
-	remove(f)
-	want("deleted", short, "gone", 0)
-	want("deleted", destroyed, "gone", f.ID)
+	w.remove(f)
+	w.want("deleted", short, "gone", 0)
+	w.want("deleted", destroyed, "gone", f.ID)
 
 	// It comes back as connection tracking would take it up from the server's side.
 	back := example.Flows()["zombie"]
 	back.Orig, back.Reply = f.Reply, f.Orig
-	back = make(back)
+	back = w.make(back)
 	if !back.PickedUp() {
 		t.Fatal("the flow in the other direction does not look picked up")
 	}
-	want("come back", short, "mirrored", 0)
-	remove(back)
+	w.want("come back", short, "mirrored", 0)
+	w.remove(back)
 	back.Reply = f.Reply.Invert() // not translated any more
-	make(back)
-	want("come back untranslated", destroyed, "mirrored", f.ID)
+	w.make(back)
+	w.want("come back untranslated", destroyed, "mirrored", f.ID)
 }
