@@ -17,6 +17,7 @@ import (
 	"flowcut/cut"
 	"flowcut/internal/cli"
 	"flowcut/internal/doctor"
+	"flowcut/internal/explain"
 	"flowcut/internal/returns"
 	"flowcut/internal/watch"
 )
@@ -292,6 +293,24 @@ func TestWatch(t *testing.T) {
 		listed[strings.TrimSpace(name)] = true
 	}
 	wantSame(t, "watch", want, listed)
+}
+
+// Every field and topic of an explanation, and every place, is explained.
+func TestExplain(t *testing.T) {
+	text := manPage(t)["flowcut explain"]
+	words := map[string]bool{"flow": true, "place": true, "statements": true}
+	fields(reflect.TypeFor[explain.Statement](), "", words)
+	for _, topic := range explain.Topics {
+		words[topic] = true
+	}
+	for p := explain.Listed; p <= explain.Mirrored; p++ {
+		words[p.String()] = true
+	}
+	for word := range words {
+		if !regexp.MustCompile(`(?m)^\.(Va|Li) (.* )?` + word + `\b`).MatchString(text) {
+			t.Errorf("the man page does not explain %s", word)
+		}
+	}
 }
 
 // Every field of doctor's report, and every check, is explained.
