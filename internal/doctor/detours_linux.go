@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"flowcut/internal/detour"
+	"flowcut/internal/ruleset"
 )
 
 // search is the search for detours, made when it is first asked for.
@@ -153,11 +154,11 @@ func judgeDataPlane(all []detour.Finding) finding {
 }
 
 func lookAtNotrack(v *visit) (finding, error) {
-	where, err := v.rules.of(useNotrack)
+	where, err := v.rules.Of(ruleset.Notrack)
 	if len(where) > 0 {
 		err = nil // whatever else could not be looked at
 	}
-	return judgeNotrack(where, v.rules.hidden), err
+	return judgeNotrack(where, v.rules.Hidden), err
 }
 
 func judgeNotrack(where []string, hidden bool) finding {

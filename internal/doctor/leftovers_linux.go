@@ -7,6 +7,7 @@ import (
 	"flowcut/internal/fence"
 	"flowcut/internal/nft"
 	"flowcut/internal/rtnl"
+	"flowcut/internal/ruleset"
 )
 
 // leftover is something that a flowcut has left behind.
@@ -73,12 +74,12 @@ func judgeLeftovers(list []leftover, where string) finding {
 // removes those that do. What is left is a copy that somebody loaded, or
 // was made to outlive its owner.
 func leftTables(v *visit) (out []leftover, err error) {
-	tables, err := v.rules.tables()
+	tables, err := v.rules.Tables()
 	if rtnl.Missing(err) {
 		return nil, nil
 	}
 	for _, t := range tables {
-		if t.fence() && t.owner == 0 {
+		if t.Fence() && t.Owner == 0 {
 			out = append(out, leftover{"table " + t.String(), func() error { return removeTable(t) }})
 		}
 	}
@@ -94,12 +95,12 @@ func leftChains(v *visit) (out []leftover, err error) {
 	return out, err
 }
 
-func removeTable(t table) error {
+func removeTable(t ruleset.Table) error {
 	c, err := nft.Dial(0)
 	if err != nil {
 		return err
 	}
 	b := new(nft.Batch)
-	b.DeleteTable(&nft.Table{Family: nft.Family(t.family), Name: t.name})
+	b.DeleteTable(&nft.Table{Family: nft.Family(t.Family), Name: t.Name})
 	return errors.Join(c.Commit(b), c.Close())
 }
