@@ -2,8 +2,8 @@ package bypass
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -94,12 +94,8 @@ func Add(ctx context.Context, o Options) (*Report, error) {
 
 // plan fills in what a dry run would do to the rules.
 func plan(o Options, r *Report) error {
-	c, err := nft.Dial(o.NetNS)
+	st, err := current(o.NetNS)
 	if err != nil {
-		return err
-	}
-	st, _, err := read(c)
-	if err = errors.Join(err, c.Close()); err != nil {
 		return err
 	}
 	r.Number, r.Renewed = st.add(new(nft.Batch), o)
@@ -166,25 +162,17 @@ func List(ctx context.Context, netNS int) (out []*Bypass, err error) {
 	return out, err
 }
 
-// Over returns the numbers of those whose time is over and which are still there,
-// and whether any is in force. It changes nothing.
-func Over(netNS int) (over []int, inForce bool, err error) {
-	c, err := nft.Dial(netNS)
+// Over returns what is left of those whose time is over, and the tables that have
+// nothing in them. It changes nothing; List removes them.
+func Over(netNS int) (over []*Bypass, empty []string, err error) {
+	st, err := current(netNS)
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
-	st, _, err := read(c)
-	if err = errors.Join(err, c.Close()); err != nil {
-		return nil, false, err
+	for _, f := range st.empty() {
+		empty = append(empty, f.String()+" "+Name)
 	}
-	for _, b := range st.list {
-		if b.Over() {
-			over = append(over, b.Number)
-		} else {
-			inForce = true
-		}
-	}
-	return over, inForce, nil
+	return slices.DeleteFunc(st.list, func(b *Bypass) bool { return !b.Over() }), empty, nil
 }
 
 // NoneError says that there is nothing to remove.

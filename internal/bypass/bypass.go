@@ -5,6 +5,7 @@
 package bypass
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -33,6 +34,13 @@ type Bypass struct {
 
 // Over tells that its time is over: its rules do nothing any more.
 func (b *Bypass) Over() bool { return !b.Stays && b.Left == 0 }
+
+// Has tells whether its rules are in a chain, as "ip flowcut-bypass bypass1".
+func (b *Bypass) Has(chain string) bool {
+	return slices.ContainsFunc(b.Families, func(f conntrack.Family) bool {
+		return chain == fmt.Sprintf("%s %s %s", nft.Family(f), Name, numbered(chainRules, b.Number))
+	})
+}
 
 // Check refuses selections that cannot be said of packets that are not tracked,
 // and those that leave nothing out. Errors are of type *selector.Error.

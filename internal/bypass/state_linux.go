@@ -207,10 +207,27 @@ func (b *Bypass) add(p part) {
 	}
 }
 
+// tries is how often what others change meanwhile is begun anew.
+const tries = 100
+
+// current returns what stands now.
+func current(netNS int) (st *state, err error) {
+	c, err := nft.Dial(netNS)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	for range tries {
+		if st, _, err = read(c); !errors.Is(err, nft.ErrChanged) {
+			break
+		}
+	}
+	return st, err
+}
+
 // change makes changes from what stands now, all of them or none; where others
 // change the ruleset meanwhile it begins anew. What is over goes in any case.
 func change(ctx context.Context, netNS int, f func(st *state, b *nft.Batch) error) error {
-	const tries = 100
 	for range tries {
 		err := changeOnce(netNS, f)
 		if !errors.Is(err, nft.ErrChanged) || ctx.Err() != nil {
@@ -265,16 +282,21 @@ func (st *state) remove(b *nft.Batch, old *Bypass) {
 	})
 }
 
+// empty are the families with a table that has no bypass.
+func (st *state) empty() (out []nft.Family) {
+	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
+		if st.families[f] && !slices.ContainsFunc(st.parts, func(p part) bool { return p.family == f }) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // sweep removes tables with nothing in them. With a table its base chains go, and
 // the kernel drops what waits in any NFQUEUE then: where something does, or may,
 // they stay until the next time. Without rules they do nothing.
 func (st *state) sweep(b *nft.Batch, netNS int) error {
-	var empty []nft.Family
-	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
-		if st.families[f] && !slices.ContainsFunc(st.parts, func(p part) bool { return p.family == f }) {
-			empty = append(empty, f)
-		}
-	}
+	empty := st.empty()
 	if len(empty) == 0 {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"flowcut/internal/bypass"
 	"flowcut/internal/detour"
 	"flowcut/internal/ruleset"
 )
@@ -155,7 +156,14 @@ func judgeDataPlane(all []detour.Finding) finding {
 
 func lookAtNotrack(v *visit) (finding, error) {
 	where, err := v.rules.Of(ruleset.Notrack)
-	if len(where) > 0 {
+	if over, _, err := bypass.Over(0); err == nil { // else the table is somebody else's
+		where = slices.DeleteFunc(where, func(w string) bool {
+			return slices.ContainsFunc(over, func(b *bypass.Bypass) bool { return b.Has(w) })
+		})
+	}
+	if len(where) == 0 {
+		where = nil
+	} else {
 		err = nil // whatever else could not be looked at
 	}
 	return judgeNotrack(where, v.rules.Hidden), err
@@ -175,6 +183,6 @@ func judgeNotrack(where []string, hidden bool) finding {
 	return finding{
 		state: Fail, found: "rules that turn tracking off: " + some(where),
 		means: "what they match has no flow that could be listed or cut; where they match packets of a flow that has one, its cut is not proven",
-		do:    "nft list ruleset, and delete the rule, or narrow it to what is never to be cut",
+		do:    "nft list ruleset, and delete the rule, or narrow it to what is never to be cut; those in " + bypass.Name + " go by flowcut bypass remove",
 	}
 }

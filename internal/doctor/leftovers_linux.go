@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"flowcut/internal/bypass"
 	"flowcut/internal/fence"
 	"flowcut/internal/nft"
 	"flowcut/internal/rtnl"
@@ -21,6 +22,7 @@ type leftover struct {
 var finders = []func(*visit) ([]leftover, error){
 	leftTables,
 	leftChains,
+	leftBypasses,
 }
 
 func lookAtLeftovers(v *visit) (finding, error) {
@@ -65,7 +67,7 @@ func judgeLeftovers(list []leftover, where string) finding {
 	}
 	return finding{
 		state: Warning, found: some(names),
-		means: "rules of a cut that is over still stop packets",
+		means: "rules of a cut that is over still stop packets, those of a bypass that is over do nothing",
 		do:    do,
 	}
 }
@@ -91,6 +93,23 @@ func leftChains(v *visit) (out []leftover, err error) {
 	list, err := fence.Leftovers(v.ctx, 0)
 	for _, l := range list {
 		out = append(out, leftover{l.String(), func() error { return l.Remove(v.ctx) }})
+	}
+	return out, err
+}
+
+// leftBypasses finds what is left of bypasses whose time is over. Their rules do
+// nothing any more.
+func leftBypasses(v *visit) (out []leftover, err error) {
+	over, empty, err := bypass.Over(0)
+	if _, foreign := errors.AsType[*bypass.ForeignError](err); foreign || rtnl.Missing(err) {
+		return nil, nil
+	}
+	sweep := func() error { _, err := bypass.List(v.ctx, 0); return err }
+	for _, b := range over {
+		out = append(out, leftover{fmt.Sprintf("bypass %d, whose time is over", b.Number), sweep})
+	}
+	for _, t := range empty {
+		out = append(out, leftover{"table " + t + ", with nothing in it", sweep})
 	}
 	return out, err
 }
