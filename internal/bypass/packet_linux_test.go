@@ -1,6 +1,7 @@
 package bypass
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"flowcut/conntrack"
+	"flowcut/internal/lab"
 	"flowcut/internal/netns"
 	"flowcut/internal/nft"
 	"flowcut/internal/sysctl"
@@ -49,18 +51,19 @@ func scratch(t *testing.T) *netns.NS {
 // loopback makes one whose loopback device is up, with more addresses.
 func loopback(t *testing.T) *netns.NS {
 	t.Helper()
-	ns := scratch(t)
-	if err := ns.Do(func() error {
-		for _, words := range []string{"link set lo up", "addr add 2001:db8::1/128 dev lo nodad", "addr add 2001:db8::2/128 dev lo nodad"} {
-			if out, err := exec.Command("ip", strings.Fields(words)...).CombinedOutput(); err != nil {
-				return fmt.Errorf("ip %s: %w: %s", words, err, out)
-			}
-		}
-		return nil
-	}); err != nil {
+	l, err := lab.New()
+	if err != nil {
 		t.Fatal(err)
 	}
-	return ns
+	t.Cleanup(func() { _ = l.Close() })
+	h, err := l.Host("host")
+	for _, a := range []string{"2001:db8::1/128", "2001:db8::2/128"} {
+		err = cmp.Or(err, h.Address("lo", netip.MustParsePrefix(a)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.NS
 }
 
 // selections are of packets alone, of all kinds there are.
