@@ -3,6 +3,7 @@ package bypass_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"os/exec"
 	"regexp"
@@ -142,7 +143,7 @@ func TestOwn(t *testing.T) {
 	nftables(t, net.Gateway.Host, "flush ruleset\ntable inet filter { chain input { type filter hook input priority 0; policy drop; ct state established accept; }; }")
 	for words, refused := range map[string]bool{"--dport 22": true, "-s 203.0.113.0/24": true, "--dport 23": false, "-f ipv6 --dport 22": false} {
 		err := add(words, bypass.Options{})
-		r, is := err.(*bypass.RefusedError) //nolint:errorlint // it is not wrapped
+		r, is := errors.AsType[*bypass.RefusedError](err)
 		if is != refused || is && !strings.Contains(r.Error(), "inet filter input, policy drop") {
 			t.Errorf("%s: %v", words, err)
 		}

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -222,7 +224,10 @@ func TestFile(t *testing.T) {
 	for i := range 60 {
 		long += fmt.Sprintf("192.0.2.%d,2001:db8::%x:1,", 3*i, 5*i)
 	}
-	for _, words := range append(slices.Clone(selections), strings.TrimSuffix(long, ",")) {
+	for i, words := range append(slices.Clone(selections), strings.TrimSuffix(long, ",")) {
+		if i%3 != 0 && i < len(selections) {
+			continue // nft(8) takes its time
+		}
 		from, to := scratch(t), scratch(t)
 		s := parse(t, words)
 		r, err := Add(t.Context(), Options{NetNS: from.Fd(), Selector: s})
@@ -297,13 +302,17 @@ func TestMeant(t *testing.T) {
 
 // Somebody else's table of the same name is left alone.
 func TestForeign(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(file, []byte("192.0.2.1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, rules := range []string{
 		"table ip " + Name + " { }",
 		"table ip6 " + Name + " { chain prerouting { type filter hook prerouting priority raw; }\nchain output { type filter hook output priority raw; tcp dport 80 notrack; }\n}",
 		"table ip " + Name + " { chain prerouting { }\nchain output { }\nchain mine { }\n}",
 		"table ip " + Name + " { set mine { type mark; }\nchain prerouting { }\nchain output { }\n}",
 		"table ip " + Name + " { chain prerouting { }\nchain output { }\nchain bypass1 { }\nchain words1 { accept comment \"--dport 80\"; }\n}",
-		"table ip " + Name + " { set until1 { type ether_type; }\nchain prerouting { }\nchain output { }\nchain bypass1 { }\nchain words1 { accept comment \"--host @/etc/passwd\"; }\n}",
+		"table ip " + Name + " { set until1 { type ether_type; }\nchain prerouting { }\nchain output { }\nchain bypass1 { }\nchain words1 { accept comment \"--host @" + file + "\"; }\n}",
 	} {
 		ns := scratch(t)
 		nftables := func(args ...string) (out string) {

@@ -111,10 +111,10 @@ func (s *survey) judge() (refusals, warnings []string) {
 	warn(s.where(ruleset.Synproxy), "rules with SYNPROXY (%s) take packets that are not tracked for their own, or see none: handshakes fail, or are not shielded any more")
 	warn(s.where(ruleset.Zone), "rules put packets into zones (%s): those are tracked all the same")
 	if s.helped > 0 {
-		warnings = append(warnings, fmt.Sprintf("%s with the helper %s lose it: connections that they announce are not expected any more", show.Count(s.helped, "flow"), oneline.Value(s.helper)))
+		warnings = append(warnings, fmt.Sprintf("%s with the helper %s: connections that are announced there are not expected any more", show.Count(s.helped, "flow"), oneline.Value(s.helper)))
 	}
 	if s.offloaded > 0 {
-		warnings = append(warnings, fmt.Sprintf("%s in a flowtable go the slower way through all rules", show.Count(s.offloaded, "flow")))
+		warnings = append(warnings, fmt.Sprintf("%s in a flowtable: packets go the slower way through all rules from now on", show.Count(s.offloaded, "flow")))
 	}
 	if s.hidden {
 		warnings = append(warnings, "rules of iptables-legacy are not to be seen without CAP_DAC_READ_SEARCH: whether they go by the state of flows is not known")
