@@ -54,6 +54,18 @@ func TestSparks(t *testing.T) {
 	}
 }
 
+// Fewer points than there are show the same rates, from the first to the last.
+func TestThin(t *testing.T) {
+	all := rising()
+	got := thin(all, 6)
+	if len(got) != 6 || got[0] != all[0] || got[3] != all[6] || got[5] != all[10] {
+		t.Errorf("%+v", got)
+	}
+	if rows := Sparks(all, 5); rows[1][2] != "200" || rows[2][1] != "▁▁▅██" {
+		t.Errorf("%q", rows)
+	}
+}
+
 // A picture is well-formed, has a course for each row and a line at the limit.
 func TestPicture(t *testing.T) {
 	for _, points := range [][]Point{nil, rising()[:1], rising()} {
