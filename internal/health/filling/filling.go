@@ -71,7 +71,7 @@ func (r *Result) First() (Forecast, bool) {
 
 const (
 	port  = 80
-	after = time.Second // that the look goes on with a full table
+	after = 3 * time.Second // that the look goes on with a full table
 )
 
 var spoofed = netip.MustParsePrefix("198.18.0.0/15")
