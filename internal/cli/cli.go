@@ -79,7 +79,9 @@ var commands = []func(start time.Time) *cobra.Command{
 	newWatch,
 	newExplain,
 	newConntrack,
+	newBypass,
 	newDoctor,
+	newStats,
 	newDemo,
 }
 

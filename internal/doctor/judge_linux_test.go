@@ -15,6 +15,7 @@ import (
 	"flowcut/conntrack"
 	"flowcut/internal/detour"
 	"flowcut/internal/fence"
+	"flowcut/internal/health"
 	"flowcut/internal/lab/labtest"
 	"flowcut/internal/nft"
 	"flowcut/internal/rtnl"
@@ -70,16 +71,9 @@ var judgements = []struct {
 	{"helpers by port", judgeHelper(1), "note 1: flows get helpers by their port"},
 	{"helpers by rules", judgeHelper(0), " flows get helpers by rules alone"},
 
-	{"half full", judgeEntries(conntrack.Limits{Count: 79, Max: 100}), " 79 of at most 100, 79 %"},
-	{"nearly full", judgeEntries(conntrack.Limits{Count: 80, Max: 100}), "warning 80 of at most 100, 80 %"},
-	{"full", judgeEntries(conntrack.Limits{Count: 100, Max: 100}), "fail 100 of at most 100, 100 %"},
-	{"no limit", judgeEntries(conntrack.Limits{Count: 7}), " 7, without a limit"},
-	{"large numbers", judgeEntries(conntrack.Limits{Count: 1 << 31, Max: 1<<32 - 1}), " 2147483648 of at most 4294967295, 50 %"},
-	{"long chains", judgeBuckets(conntrack.Limits{Count: 500, Buckets: 100}), "note 100, 5.00 entries to each"},
-	{"no buckets", judgeBuckets(conntrack.Limits{Count: 500}), "note not told"},
+	{"nearly full", asFinding(health.Entries(conntrack.Limits{Count: 80, Max: 100}, true)), "warning 80 of at most 100, 80 %"},
+	{"not full", asFinding(health.Entries(conntrack.Limits{Count: 79, Max: 100}, true)), " 79 of at most 100, 79 %"},
 	{"all drops", judgeCPUStats(conntrack.CPUStats{Drop: 1, EarlyDrop: 2, InsertFailed: 3, ChainTooLong: 4, Invalid: 5}), "note drop 1, early_drop 2, insert_failed 3, chain_toolong 4"},
-	{"full of expectations", judgeExpectations(4, 4), "warning 4 of at most 4"},
-	{"no limit of expectations", judgeExpectations(4, sysctl.Absent), " 4"},
 
 	{"flowtable", judgeDetours(detour.Flowtable, []detour.Finding{
 		{What: detour.Flowtable, Device: "wan", Detail: "inet filter fast"}, {What: detour.XDP, Device: "lan"}, {What: detour.Flowtable, Device: "lan", Detail: "inet filter fast"},
@@ -198,60 +192,6 @@ func TestInterrupted(t *testing.T) {
 
 // attribute and text write attributes of netlink.
 var attribute, text = labtest.Attr, labtest.Text
-
-// Rules with expressions that this kernel was built without (nft_queue) are laid
-// out after include/uapi/linux/netfilter/nf_tables.h of Linux 6.18.
-func TestParseRule(t *testing.T) {
-	expression := func(name string, data ...[]byte) []byte {
-		return attribute(1, attribute(1, text(name)), attribute(2, data...)) // NFTA_LIST_ELEM, NFTA_EXPR_NAME, NFTA_EXPR_DATA
-	}
-	rule := func(table string, expressions ...[]byte) []byte {
-		m := append([]byte{unix.NFPROTO_INET, 0, 0, 0}, attribute(1, text(table))...) // NFTA_RULE_TABLE
-		m = append(m, attribute(2, text("in"))...)                                    // NFTA_RULE_CHAIN
-		return append(m, attribute(4, expressions...)...)                             // NFTA_RULE_EXPRESSIONS
-	}
-	whole := rule("filter", expression("counter"), expression("queue", attribute(1, []byte{0, 7})))
-	got, err := parseRule(whole)
-	if diff := cmp.Diff([]use{{useQueue, "inet filter in"}}, got, cmp.AllowUnexported(use{})); err != nil || diff != "" {
-		t.Errorf("%v (-want +got):\n%s", err, diff)
-	}
-	if got, err := parseRule(rule("flowcut-0badcafe", expression("notrack"))); err != nil || got != nil {
-		t.Errorf("a fence's rule: %v, %v", got, err)
-	}
-	short := expression("target", attribute(1, text("CT")), attribute(3, []byte{1})) // NFTA_TARGET_NAME, NFTA_TARGET_INFO
-	if got, err := parseRule(rule("raw", short)); err != nil || got != nil {
-		t.Errorf("a target without its data: %v, %v", got, err)
-	}
-	for _, n := range []int{3, len(whole) - 3} {
-		if _, err := parseRule(whole[:n]); err == nil {
-			t.Errorf("%d of %d bytes are no error", n, len(whole))
-		}
-	}
-}
-
-// Entries of iptables that do not fit into what the kernel sent are an error.
-func TestParseLegacy(t *testing.T) {
-	l := legacies[0]
-	entry := func(target, next uint16, size int) []byte {
-		b := make([]byte, size)
-		binary.NativeEndian.PutUint16(b[l.offsets:], target)
-		binary.NativeEndian.PutUint16(b[l.offsets+2:], next)
-		return b
-	}
-	good := entry(112, 152, 152)
-	copy(good[114:], "NOTRACK")
-	if got, err := l.parse("raw", append(good, good...)); err != nil || len(got) != 2 || got[0].what != useNotrack {
-		t.Errorf("two entries: %v, %v", got, err)
-	}
-	for name, bad := range map[string][]byte{
-		"too short": good[:60], "next entry beyond the end": entry(112, 200, 152), "no next entry": entry(112, 0, 152),
-		"target beyond its entry": entry(140, 152, 152),
-	} {
-		if _, err := l.parse("raw", bad); err == nil {
-			t.Errorf("%s: no error", name)
-		}
-	}
-}
 
 // /proc/net/netlink of a host with conntrackd.
 const netlinkSockets = `sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode
