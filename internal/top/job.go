@@ -1,9 +1,12 @@
 package top
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	tea "charm.land/bubbletea/v2"
@@ -31,10 +34,7 @@ var errCancelled = errors.New("a key cancelled it")
 
 // plan begins a dry run for what is marked, else for the row under the cursor.
 func (m *model) plan() {
-	var chosen []mark
-	for _, c := range m.marks {
-		chosen = append(chosen, c)
-	}
+	chosen := slices.SortedFunc(maps.Values(m.marks), func(a, b mark) int { return cmp.Compare(a.number, b.number) })
 	if len(chosen) == 0 && m.rows() > 0 {
 		chosen = append(chosen, m.under())
 	}
@@ -95,7 +95,6 @@ func (m *model) cutMessage(msg tea.Msg) {
 		}
 	case finished:
 		msg.job.cancel(nil)
-		msg.job.results = msg.results
 		if m.mode == cutting && msg.job == m.job {
 			clear(m.marks)
 			msg.job.shown = true
@@ -202,7 +201,7 @@ type page struct {
 func (p *page) wrapped(width int) []string {
 	var out []string
 	for _, l := range p.lines {
-		out = append(out, strings.Split(ansi.Hardwrap(l, width, true), "\n")...)
+		out = append(out, strings.Split(ansi.Wrap(l, width, ""), "\n")...)
 	}
 	return out
 }

@@ -15,20 +15,21 @@ import (
 // help says what the keys do.
 const help = `up down pgup pgdn home end  move, also k j g G
 tab shift+tab 1-7           flows, or groups of them
-r b a c                     sort by rate, bytes, age, count; s: the next of these
+r b a c                     sort by rate, bytes, age, count; s: by the next
 /                           type a filter, in the flags of "flowcut list":
-                            -p tcp --dport 443. Enter takes it, esc the one before
+                            -p tcp --dport 443; enter takes it, esc does not
 enter                       of a group: show its flows
 space                       mark, or unmark; u unmarks all
-x                           cut what is marked, else the row under the cursor: first
-                            a dry run, then the cut, then the receipt
-A                           switch on what the kernel counts, if it does not
+x                           cut what is marked, else the row under the cursor:
+                            first a dry run, then the cut, then the receipt
+A                           have the kernel count, if it does not
 q ctrl+c                    quit
 
-RATE and BYTES are of both directions. The rows on the screen are asked for each
-second, groups are counted anew by each walk through the whole table; how often that
-is says the line below the rows. Between walks events tell of new flows and of ends.
-A cut does what "flowcut cut" does by default, and spares your own SSH session.
+RATE and BYTES are of both directions. The rows on the screen are read again
+each second. Groups are counted by a walk through the whole table; how often
+one is made says the line below the rows. Between walks events tell of flows
+that begin and end. COUNT is of the flows of a group, of the packets of a flow.
+A cut is that of "flowcut cut" with its defaults: it spares your SSH session.
 `
 
 // key takes a key.
@@ -151,13 +152,14 @@ func (m *model) mark() {
 		delete(m.marks, key)
 	} else {
 		m.marks[key] = m.under()
+		m.numbered++
 	}
 	m.move(m.at.index + 1)
 }
 
 // under returns the row under the cursor as one that is marked.
 func (m *model) under() mark {
-	u := mark{filter: m.table.Filter()}
+	u := mark{number: m.numbered, filter: m.table.Filter()}
 	if m.view == Flows {
 		u.row = m.snap.Rows[m.at.index]
 	} else {
@@ -242,12 +244,12 @@ func words(err error) string {
 // ask offers to switch on what the kernel does not count.
 func (m *model) ask() {
 	switch {
-	case m.set.acct > 0 && m.set.timestamp > 0:
-		m.note = "the kernel counts bytes and notes when flows begin already"
-	case m.set.acct < 0 && m.set.timestamp < 0:
-		m.note = "this kernel can do neither accounting nor timestamps"
-	default:
+	case m.set.acct == 0 || m.set.timestamp == 0:
 		m.mode = asking
+	case m.set.acct < 0:
+		m.note = "this kernel cannot count bytes"
+	default:
+		m.note = "the kernel counts bytes and notes when flows begin already"
 	}
 }
 

@@ -24,6 +24,17 @@ type hands struct {
 // settings are the sysctls that decide what the kernel counts; see sysctl.Get.
 type settings struct{ acct, timestamp int }
 
+// off names those that can be switched on, for a person.
+func (s settings) off() string {
+	switch {
+	case s.acct != 0:
+		return "timestamp"
+	case s.timestamp != 0:
+		return "acct"
+	}
+	return "acct and _timestamp"
+}
+
 // mode is what keys mean.
 type mode uint8
 
@@ -52,12 +63,14 @@ type model struct {
 	snap          *Snapshot
 	at            cursor
 	marks         map[any]mark
+	numbered      int // marks made so far
 
 	filter  line   // as it is typed
 	good    string // the last that parsed
 	before  string // when typing began
 	wrong   string // why it does not parse
 	changes int    // of the filter
+	peeking bool   // a peek is to come
 
 	page   page
 	job    *job
@@ -75,6 +88,7 @@ type cursor struct {
 
 // mark is a row that was marked.
 type mark struct {
+	number int  // marks are numbered in the order in which they were made
 	row    *Row // nil: it is a group
 	group  tally.Key
 	filter selector.Selector // that it was marked under
@@ -83,6 +97,7 @@ type mark struct {
 // Messages.
 type (
 	tick      struct{}
+	peek      struct{}
 	refreshed struct{ err error }
 	settled   struct{ changes int } // nobody has typed for a while
 	known     struct {
@@ -124,32 +139,41 @@ func (m *model) look() {
 }
 
 // soon is how often the screen is drawn while the first walk is under way.
-const soon = 250 * time.Millisecond
+const soon = 60 * time.Millisecond
 
 // Update takes a message.
 func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	cmd := m.take(msg)
+	if !m.snap.Whole && !m.peeking {
+		m.peeking = true
+		cmd = tea.Batch(cmd, tea.Tick(soon, func(time.Time) tea.Msg { return peek{} }))
+	}
+	return m, cmd
+}
+
+func (m *model) take(msg tea.Msg) tea.Cmd {
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
 		m.width, m.height = msg.Width, msg.Height
 		m.look()
 	case tea.KeyPressMsg:
-		return m, m.key(msg)
+		return m.key(msg)
 	case tea.PasteMsg:
 		if m.mode == typing && m.filter.insert(msg.Content) {
-			return m, m.retyped()
+			return m.retyped()
 		}
 	case tick:
 		m.look()
-		if !m.snap.Whole {
-			return m, m.next(min(soon, m.every))
-		}
 		if rows := m.visible(); len(rows) > 0 {
 			m.run(func() tea.Msg { return refreshed{m.hands.refresh(m.ctx, rows)} })
 		}
-		return m, m.next(m.every)
+		return m.next(m.every)
+	case peek:
+		m.peeking = false
+		m.look()
 	case refreshed:
 		if msg.err != nil && m.ctx.Err() == nil {
-			return m, m.fail(msg.err)
+			return m.fail(msg.err)
 		}
 		m.look()
 	case settled:
@@ -162,11 +186,11 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 			m.note = words(msg.err)
 		}
 	case failure:
-		return m, m.fail(msg.err)
+		return m.fail(msg.err)
 	default:
 		m.cutMessage(msg)
 	}
-	return m, nil
+	return nil
 }
 
 // fail ends the program.

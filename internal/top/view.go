@@ -26,7 +26,7 @@ const (
 
 // The least size of a terminal, and what is not rows.
 const (
-	leastWidth, leastHeight = 60, 12
+	leastWidth, leastHeight = 78, 12
 
 	frame     = 7 // lines of the table's screen that are no rows
 	pageFrame = 2 // lines of a page that are not its text
@@ -123,7 +123,7 @@ func (m *model) drawTotals() string {
 }
 
 func (m *model) drawTabs() string {
-	return tabs(Views, m.view) + "  by " + tabs(Sorts, m.sort)
+	return tabs(Views, m.view)[1:] + "  by" + tabs(Sorts, m.sort)
 }
 
 // tabs puts the one that is chosen in brackets.
@@ -133,10 +133,11 @@ func tabs[T interface {
 }](all []T, chosen T) string {
 	var b strings.Builder
 	for _, v := range all {
+		b.WriteByte(' ')
 		if v == chosen {
 			b.WriteString(bold + "[" + v.String() + "]" + normal)
 		} else {
-			b.WriteString(" " + v.String() + " ")
+			b.WriteString(v.String())
 		}
 	}
 	return b.String()
@@ -166,7 +167,7 @@ func (m *model) drawNote() string {
 	s := m.snap
 	switch {
 	case m.mode == asking:
-		return yellow + "Switch on nf_conntrack_acct and nf_conntrack_timestamp here? Only flows that begin then have them. y/n" + normal
+		return yellow + "Switch on nf_conntrack_" + m.set.off() + "? Only flows that begin then are counted. y/n" + normal
 	case m.mode == planning:
 		return "dry run: looking for the flows ...  (esc cancels)"
 	case m.mode == cutting && m.job.step.Name == "":
