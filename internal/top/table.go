@@ -22,11 +22,16 @@ const most = 512
 // mostGroups is how many groups of a kind are kept.
 const mostGroups = 1 << 15
 
+// flood is how many events in a second are too many to hear: each takes some
+// microseconds.
+const flood = 15_000
+
 // Table is what is known of the flows that a filter means. All methods may be called
 // at once.
 type Table struct {
 	clock func() time.Time
 	began time.Time
+	flood int // for tests: another one
 
 	mu       sync.Mutex
 	filter   selector.Selector
@@ -50,7 +55,7 @@ type changes struct {
 
 // NewTable returns a table without flows. clock tells the time.
 func NewTable(filter selector.Selector, clock func() time.Time) *Table {
-	return &Table{clock: clock, began: clock(), filter: filter, shown: newPicture(), fresh: map[uint64]*Row{}}
+	return &Table{clock: clock, flood: flood, began: clock(), filter: filter, shown: newPicture(), fresh: map[uint64]*Row{}}
 }
 
 // picture is what one walk finds.

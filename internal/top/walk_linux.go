@@ -96,17 +96,11 @@ func spent() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-const (
-	// flood is how many events in a second are too many to hear: each takes some
-	// microseconds.
-	flood = 15_000
+// eventRoom is the listener's RecvBuffer: what a flood brings in half a second.
+const eventRoom = 5 << 20
 
-	// deaf is how long nothing is heard after a flood.
-	deaf = 10 * time.Second
-
-	// eventRoom is the listener's RecvBuffer: what flood brings in half a second.
-	eventRoom = 5 << 20
-)
+// deaf is how long nothing is heard after a flood.
+const deaf = 10 * time.Second
 
 // Hear brings what events tell into the table until the context ends. In a flood of
 // them it rests, and the walks alone tell what is there. Needs CAP_NET_ADMIN.
@@ -150,7 +144,7 @@ func (t *Table) hearSome(ctx context.Context, c *conntrack.Client) (err error) {
 		case conntrack.EventOverrun:
 			t.overrun()
 		}
-		if n++; n%flood == 0 {
+		if n++; n%t.flood == 0 {
 			if time.Since(since) < time.Second {
 				return errFlood
 			}
