@@ -22,7 +22,7 @@ type topFlags struct {
 	sort  choice[top.Sort]
 	every duration
 	once  bool
-	rows  most
+	rows  int
 }
 
 // newTop makes "flowcut top".
@@ -53,7 +53,6 @@ A cut is that of "flowcut cut" with its defaults, and needs the same rights.`,
 		by:    choice[top.View]{top.Flows, top.ParseView},
 		sort:  choice[top.Sort]{top.Rate, top.ParseSort},
 		every: duration{value: time.Second},
-		rows:  20,
 	}
 	sel := addSelection(cmd)
 	fs := cmd.Flags()
@@ -61,7 +60,7 @@ A cut is that of "flowcut cut" with its defaults, and needs the same rights.`,
 	fs.Var(&f.sort, "sort", "what comes first: "+top.Names(top.Sorts)+"; the greatest each time")
 	fs.Var(&f.every, "every", "how often rows are read again, and the whole table at most")
 	fs.BoolVar(&f.once, "once", false, "print one look as text, and end")
-	fs.Var(&f.rows, "rows", "how many rows --once prints")
+	fs.IntVar(&f.rows, "rows", 20, "how many rows --once prints")
 	complete(cmd, "by", strings.Split(top.Names(top.Views), ", ")...)
 	complete(cmd, "sort", strings.Split(top.Names(top.Sorts), ", ")...)
 	complete(cmd, "every")
@@ -85,11 +84,14 @@ func (f *topFlags) run(cmd *cobra.Command, ns *namespace, s selector.Selector) e
 	if f.every.value < shortest {
 		return usage("give it "+shortest.String()+" or more", "--every %s is too often", f.every.value)
 	}
+	if f.rows < 1 {
+		return usage("write 1 or more", "--rows %d: nothing to print", f.rows)
+	}
 	o := top.Config{Filter: s, View: f.by.value, Sort: f.sort.value, Every: f.every.value}
 	if f.once {
 		return ns.with(func(fd int) error {
 			o.NetNS = fd
-			return patiently(cmd.Context(), func() error { return top.Once(cmd.Context(), o, cmd.OutOrStdout(), int(f.rows)) })
+			return patiently(cmd.Context(), func() error { return top.Once(cmd.Context(), o, cmd.OutOrStdout(), f.rows) })
 		})
 	}
 	in, out := file(cmd.InOrStdin()), file(cmd.OutOrStdout())

@@ -156,7 +156,7 @@ func TestFlood(t *testing.T) {
 }
 
 // start runs the program with its keys from a pipe, on a screen that nobody sees.
-func start(t *testing.T, ctx context.Context, o Config) (keys *os.File, done chan error) {
+func start(t *testing.T, ctx context.Context, o Config) (keys, screen *os.File, done chan error) {
 	t.Helper()
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -174,7 +174,7 @@ func start(t *testing.T, ctx context.Context, o Config) (keys *os.File, done cha
 	o.Input, o.Output, o.Every = r, out, 100*time.Millisecond
 	done = make(chan error, 1)
 	go func() { done <- Run(ctx, o) }()
-	return w, done
+	return w, out, done
 }
 
 // press types a key again and again until the program has ended: nothing tells when
@@ -206,7 +206,7 @@ func TestRunEnds(t *testing.T) {
 		return planned, nil
 	}}
 
-	keys, done := start(t, labtest.Context(t), o)
+	keys, _, done := start(t, labtest.Context(t), o)
 	if err := press(t, keys, done, "q"); err != nil {
 		t.Errorf("after q: %v", err)
 	}
@@ -214,14 +214,22 @@ func TestRunEnds(t *testing.T) {
 	cause := errors.New("a signal")
 	ctx, cancel := context.WithCancelCause(labtest.Context(t))
 	begun := make(chan struct{})
+	var screen *os.File
 	o.Cut = func(ctx context.Context, _ []selector.Selector, progress func(cut.Step)) []cut.Result {
 		progress(cut.Step{Name: "tell the ends"})
 		close(begun)
 		<-ctx.Done()
+		labtest.Until(t, "the screen is closed", func() bool { // a fence takes a while to be lifted
+			b, _ := os.ReadFile(screen.Name())
+			return strings.Contains(string(b), "\x1b[?1049l")
+		})
 		return []cut.Result{{Receipt: &cut.Receipt{Selector: "this one", Reason: "it was ended"}, Err: context.Cause(ctx)}}
 	}
-	keys, done = start(t, ctx, o)
+	keys, screen, done = start(t, ctx, o)
 	labtest.Until(t, "a cut is under way", func() bool {
+		if b, _ := os.ReadFile(screen.Name()); !strings.Contains(string(b), "\x1b[?1049h") {
+			return false
+		}
 		_, _ = keys.WriteString("xy")
 		select {
 		case <-begun:
@@ -234,12 +242,15 @@ func TestRunEnds(t *testing.T) {
 	if err := <-done; !errors.Is(err, cause) {
 		t.Errorf("after a signal: %v", err)
 	}
+	if said, err := os.ReadFile(screen.Name()); err != nil || !strings.Contains(string(said), "this one\nnot proven") || !strings.Contains(string(said), "because  it was ended") {
+		t.Errorf("what the cut did is not said: %v: %q", err, said)
+	}
 	if len(all) != 1 {
 		t.Errorf("planned %v", all)
 	}
 
 	o.Plan = func(context.Context, []selector.Selector) (*cut.Plan, error) { panic("this is a bug") }
-	keys, done = start(t, labtest.Context(t), o)
+	keys, _, done = start(t, labtest.Context(t), o)
 	if err := press(t, keys, done, "x"); err == nil || !strings.Contains(err.Error(), "this is a bug") {
 		t.Errorf("after a panic: %v", err)
 	}
