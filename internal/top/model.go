@@ -72,6 +72,8 @@ type model struct {
 	changes int    // of the filter
 	peeking bool   // a peek is to come
 
+	refreshing bool // rows are asked for
+
 	page   page
 	job    *job
 	note   string // about the last key
@@ -164,7 +166,8 @@ func (m *model) take(msg tea.Msg) tea.Cmd {
 		}
 	case tick:
 		m.look()
-		if rows := m.visible(); len(rows) > 0 {
+		if rows := m.visible(); len(rows) > 0 && !m.refreshing {
+			m.refreshing = true
 			m.run(func() tea.Msg { return refreshed{m.hands.refresh(m.ctx, rows)} })
 		}
 		return m.next(m.every)
@@ -172,6 +175,7 @@ func (m *model) take(msg tea.Msg) tea.Cmd {
 		m.peeking = false
 		m.look()
 	case refreshed:
+		m.refreshing = false
 		if msg.err != nil && m.ctx.Err() == nil {
 			return m.fail(msg.err)
 		}

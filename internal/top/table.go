@@ -8,6 +8,7 @@ package top
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -279,6 +280,9 @@ func (t *Table) Refresh(ctx context.Context, c *conntrack.Client, rows []*Row) e
 			found[i] = f.Clone()
 		}
 	})
+	if errors.Is(err, conntrack.ErrMany) {
+		return nil // they are read by the next walk
+	}
 	if err != nil {
 		return err
 	}
