@@ -2,7 +2,7 @@ package tally
 
 import (
 	"iter"
-	"slices"
+	"sort"
 )
 
 // First returns the n values that come first, in order, and keeps no more than
@@ -46,9 +46,16 @@ func (f *Firsts[T]) Add(v T) {
 }
 
 func (f *Firsts[T]) sort() {
-	slices.SortStableFunc(f.kept, func(a, b T) int { return f.order(&a, &b) })
+	sort.Stable((*inOrder[T])(f)) // slices.SortStableFunc would make a copy for each comparison
 	f.kept = f.kept[:min(f.n, len(f.kept))]
 }
+
+// inOrder is what is kept, to be sorted.
+type inOrder[T any] Firsts[T]
+
+func (s *inOrder[T]) Len() int           { return len(s.kept) }
+func (s *inOrder[T]) Less(i, j int) bool { return s.order(&s.kept[i], &s.kept[j]) < 0 }
+func (s *inOrder[T]) Swap(i, j int)      { s.kept[i], s.kept[j] = s.kept[j], s.kept[i] }
 
 // Values returns what is kept, in order. It is valid until the next Add.
 func (f *Firsts[T]) Values() []T {

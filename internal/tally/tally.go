@@ -276,11 +276,12 @@ func (t *Tally) Top(n int, less func(a, b *Row) int) []Row {
 	order := func(a, b *Row) int {
 		return cmp.Or(less(a, b), a.Addr.Compare(b.Addr), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Zone, b.Zone))
 	}
-	return First(n, order, func(yield func(Row) bool) {
-		for k, s := range t.sums {
-			if !yield(Row{k, *s}) {
-				return
-			}
+	first := NewFirsts(n, order)
+	var r Row // one for all, or each would need memory of its own
+	for k, sum := range t.sums {
+		if r = (Row{k, *sum}); first.Wants(&r) {
+			first.Add(r)
 		}
-	})
+	}
+	return first.Values()
 }

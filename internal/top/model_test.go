@@ -35,7 +35,7 @@ type player struct {
 	failed error // of what runs apart
 }
 
-func newPlayer(t *testing.T, width, height int) *player {
+func newPlayer(t testing.TB, width, height int) *player {
 	t.Helper()
 	p := &player{world: newWorld(selector.Selector{}), set: settings{1, 1}}
 	p.world.SetLimits(conntrack.Limits{Count: 2401, Max: 262144})

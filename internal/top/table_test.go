@@ -42,7 +42,7 @@ func flow(i int, bytes uint64) *conntrack.Flow {
 }
 
 // walkAll does a walk that meets the flows there are.
-func (w *world) walkAll(t *testing.T) {
+func (w *world) walkAll(t testing.TB) {
 	t.Helper()
 	walk, filter := w.begin(len(w.flows))
 	for _, f := range w.flows {
