@@ -18,8 +18,8 @@ import (
 
 // topFlags are the flags of "flowcut top" besides the selection.
 type topFlags struct {
-	by    choice[top.View]
-	sort  choice[top.Sort]
+	by    oneOf[top.View]
+	sort  oneOf[top.Sort]
 	every duration
 	once  bool
 	rows  int
@@ -50,8 +50,8 @@ A cut is that of "flowcut cut" with its defaults, and needs the same rights.`,
 		Args: noWords,
 	}
 	f := &topFlags{
-		by:    choice[top.View]{top.Flows, top.ParseView},
-		sort:  choice[top.Sort]{top.Rate, top.ParseSort},
+		by:    oneOf[top.View]{top.Flows, top.ParseView},
+		sort:  oneOf[top.Sort]{top.Rate, top.ParseSort},
 		every: duration{value: time.Second},
 	}
 	sel := addSelection(cmd)
@@ -153,17 +153,17 @@ func (c topCut) cut(ctx context.Context, list []selector.Selector, progress func
 	return results
 }
 
-// choice is the value of a flag that takes one of some words.
-type choice[T interface{ String() string }] struct {
+// oneOf is the value of a flag that takes one of some words.
+type oneOf[T interface{ String() string }] struct {
 	value T
 	parse func(string) (T, error)
 }
 
-func (c *choice[T]) String() string { return c.value.String() }
+func (c *oneOf[T]) String() string { return c.value.String() }
 
-func (c *choice[T]) Type() string { return "WORD" }
+func (c *oneOf[T]) Type() string { return "WORD" }
 
-func (c *choice[T]) Set(s string) (err error) {
+func (c *oneOf[T]) Set(s string) (err error) {
 	c.value, err = c.parse(s)
 	return err
 }
