@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +17,8 @@ import (
 type Listener struct {
 	c    *net.UnixConn
 	path string
+	made string // the directory, if it was made for this
+	once sync.Once
 }
 
 // Listen begins to take receipts of cuts in a network namespace, 0 for the calling
@@ -30,10 +33,13 @@ func listen(dir string, fd int) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	l := &Listener{path: path(dir, inode)}
+	switch err := os.Mkdir(dir, 0o700); {
+	case err == nil:
+		l.made = dir
+	case !errors.Is(err, os.ErrExist):
 		return nil, fmt.Errorf("receipts: %w", err)
 	}
-	l := &Listener{path: path(dir, inode)}
 	// The directory says who comes this far. Root without CAP_DAC_OVERRIDE, as flowcut
 	// runs, needs the permission to write all the same.
 	if l.c, err = usock.ListenGram(l.path, 0o666); err != nil {
@@ -99,11 +105,17 @@ func sender(control []byte) (uid uint32, err error) {
 	return 0, errors.New("the kernel does not say from whom")
 }
 
-// Close removes the socket; Next ends.
-func (l *Listener) Close() error {
-	err := l.c.Close()
-	if gone := os.Remove(l.path); !errors.Is(gone, os.ErrNotExist) {
-		err = errors.Join(err, gone)
-	}
+// Close removes the socket, and the directory if it was made for that and is empty;
+// Next ends.
+func (l *Listener) Close() (err error) {
+	l.once.Do(func() { // another process may have made its own by a second time
+		err = l.c.Close()
+		if gone := os.Remove(l.path); !errors.Is(gone, os.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
+		if l.made != "" {
+			_ = os.Remove(l.made) // others' sockets keep it
+		}
+	})
 	return err
 }

@@ -32,6 +32,7 @@ type board struct {
 }
 
 func newBoard(ct *conntrack.Client, h *hub) *board {
+	h.tell("receipts", []receiptView{}) // a page that was open before has those of another process
 	return &board{ct: ct, hub: h, walked: make(chan struct{})}
 }
 
@@ -71,9 +72,7 @@ func (b *board) sample(ctx context.Context) error {
 		}
 		b.samples = append(b.samples, health.Sample{At: time.Now(), Limits: l})
 		b.mu.Unlock()
-		if b.hub.len() > 0 {
-			b.hub.tell("table", b.table())
-		}
+		b.hub.tell("table", b.table())
 		select {
 		case <-ctx.Done():
 			return nil

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -155,9 +154,7 @@ func (s *Server) Close() error {
 		}
 	}
 	if s.receipts != nil {
-		if err := s.receipts.Close(); !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
+		errs = append(errs, s.receipts.Close())
 	}
 	if s.ct != nil {
 		errs = append(errs, s.ct.Close())

@@ -55,7 +55,7 @@ function receipt(r) {
 }
 
 function showReceipts(list) {
-	at("receipts").replaceChildren(...list.map(receipt));
+	at("receipts").replaceChildren(...(list.length ? list.map(receipt) : [make("p", "quiet", "No cut since this server began.")]));
 }
 
 function listen() {
