@@ -125,7 +125,13 @@ func (f *Flow) appendJSONTuple(b []byte, a Attr, name string, t *Tuple, zoned At
 	if f.Has&a == 0 {
 		return b
 	}
-	b = append(appendKey(b, name), '{')
+	b = t.AppendJSON(appendKey(b, name))
+	return append(f.appendJSONNumber(b[:len(b)-1], zoned, "zone", uint64(z)), '}')
+}
+
+// AppendJSON appends the tuple as one JSON object, as a flow's has it.
+func (t Tuple) AppendJSON(b []byte) []byte {
+	b = append(b, '{')
 	b = appendAddr(b, "src", t.Src)
 	b = appendAddr(b, "dst", t.Dst)
 	b = appendWord(b, "proto", t.Proto.String())
@@ -141,7 +147,6 @@ func (f *Flow) appendJSONTuple(b []byte, a Attr, name string, t *Tuple, zoned At
 		b = appendNumber(b, "icmp_code", uint64(t.ICMPCode))
 		b = appendNumber(b, "icmp_id", uint64(t.ICMPID))
 	}
-	b = f.appendJSONNumber(b, zoned, "zone", uint64(z))
 	return append(b, '}')
 }
 

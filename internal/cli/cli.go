@@ -76,6 +76,7 @@ and ends those that are selected: for good, at both ends, and with proof.`,
 var commands = []func(start time.Time) *cobra.Command{
 	newCut,
 	newList,
+	newWatch,
 	newConntrack,
 	newDoctor,
 	newServe,

@@ -33,7 +33,7 @@ type site struct {
 	talks, speeches lab.Ends // bystanders: TCP, UDP
 }
 
-// newSite builds the network and starts the traffic.
+// newSite builds the network.
 func newSite(ctx context.Context) (_ *site, err error) {
 	s := &site{}
 	defer func() {
@@ -48,22 +48,27 @@ func newSite(ctx context.Context) (_ *site, err error) {
 		return nil, err
 	}
 	s.server, s.peers = s.net.Servers[0].Addr4, []netip.Addr{s.net.Clients[0].Addr4}
+	return s, nil
+}
+
+// load starts the traffic.
+func (s *site) load(ctx context.Context) (err error) {
 	if err := s.serve(); err != nil {
-		return nil, err
+		return err
 	}
 	// Bystanders first: they need no share of a loaded machine to begin.
 	if err := s.bystanders(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	client, to := s.net.Clients[0], netip.AddrPortFrom(s.net.Gateway.Public4, port)
 	if s.idle, err = client.Dial(ctx, lab.Streams{Kind: lab.Idle, To: to, Count: idles}); err != nil {
-		return nil, err
+		return err
 	}
 	if s.downloads, err = client.Dial(ctx, lab.Streams{Kind: lab.Download, To: to, Count: streams}); err != nil {
-		return nil, err
+		return err
 	}
 	const flowing = 32 << 20 // bytes of each, when slow start is over
-	return s, s.downloads.WaitReceived(ctx, flowing)
+	return s.downloads.WaitReceived(ctx, flowing)
 }
 
 // serve starts the servers and forwards to them.
@@ -128,6 +133,9 @@ func try(ctx context.Context, m method, o Options) (_ result, err error) {
 		return result{}, fmt.Errorf("demo: set up: %w", err)
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.load(ctx); err != nil {
+		return result{}, fmt.Errorf("demo: set up: %w", err)
+	}
 
 	r := result{name: m.name, does: m.does}
 	sampler := s.net.Sample(sampleEvery, s.downloads.Received)
