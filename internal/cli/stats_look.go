@@ -32,6 +32,13 @@ type look struct {
 	after    *health.Profile // nil unless the table grew
 	growth   health.Growth   // from before to after
 	compared time.Time       // when after was begun
+	counting chan counted    // nil unless the flows are being counted
+}
+
+// counted is what came of counting the flows.
+type counted struct {
+	*health.Profile
+	err error
 }
 
 // staleAfter is how long it counts that a table will level off.
@@ -89,23 +96,40 @@ func (l *look) sample(ctx context.Context, p *statsPrinter) (err error) {
 			return err
 		}
 	}
+	defer l.wait()
+	if err := l.follow(ctx, p); err != nil {
+		return err
+	}
+	l.wait()
+	if l.begin(ctx) {
+		return l.take(<-l.counting)
+	}
+	return nil
+}
+
+// follow takes samples until the time is over. The flows are counted beside that, since
+// it may take seconds, just when each of them matters.
+func (l *look) follow(ctx context.Context, p *statsPrinter) error {
 	tick := time.NewTicker(l.o.every.value)
 	defer tick.Stop()
 	for end := time.Now().Add(l.o.length()); time.Now().Before(end); {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case c := <-l.counting:
+			if err := l.take(c); err != nil {
+				return err
+			}
+			continue
 		case <-tick.C: // time itself is meant
 		}
 		if err := l.add(ctx); err != nil {
 			return err
 		}
 		if l.soon() && (l.after == nil || l.levels() && time.Since(l.compared) > staleAfter) {
-			if err := l.compare(ctx); err != nil {
-				return err
-			}
+			l.begin(ctx)
 		}
-		warning := l.soon() && !l.levels()
+		warning := l.warns()
 		l.warned = l.warned || warning
 		if l.o.period.value > 0 {
 			if err := p.sample(l.last(), l.outlook, l.plateau, warning); err != nil {
@@ -113,7 +137,7 @@ func (l *look) sample(ctx context.Context, p *statsPrinter) (err error) {
 			}
 		}
 	}
-	return l.compare(ctx)
+	return nil
 }
 
 // last returns the last sample.
@@ -143,23 +167,53 @@ func (l *look) soon() bool {
 	return o.Trend == health.Full || o.Trend == health.Filling && l.last().Max > 0 && o.FullIn <= l.o.warn.value
 }
 
+// noWait is when a table that fills is too near its limit to wait for what it may come to.
+const noWait = 10 * time.Second
+
+// warns tells whether to warn: not if it levels off, and not before that is known, if
+// there is the time.
+func (l *look) warns() bool {
+	known := l.before == nil || l.after != nil
+	full := l.outlook.Trend == health.Full
+	return l.soon() && !l.levels() && (known || full || l.outlook.FullIn < noWait)
+}
+
 // levels tells whether the table levels off below its limit.
 func (l *look) levels() bool {
 	return l.outlook.Trend != health.Full && l.plateau.AtMost > 0 && l.plateau.AtMost < float64(l.last().Max)
 }
 
-// compare counts the flows again, if the table fills, and finds what was added.
-func (l *look) compare(ctx context.Context) (err error) {
-	if l.before == nil || l.outlook.Trend != health.Filling && l.outlook.Trend != health.Full {
-		return nil
+// begin begins to count the flows again, if the table fills or did, and that is not
+// under way.
+func (l *look) begin(ctx context.Context) bool {
+	fills := l.warned || l.outlook.Trend == health.Filling || l.outlook.Trend == health.Full
+	if l.before == nil || !fills || l.counting != nil {
+		return false
 	}
-	l.compared = time.Now()
-	if l.after, err = health.ReadProfile(ctx, l.c); err != nil {
-		return err
+	l.compared, l.counting = time.Now(), make(chan counted, 1)
+	go func(c chan<- counted) {
+		p, err := health.ReadProfile(ctx, l.c)
+		c <- counted{p, err}
+	}(l.counting)
+	return true
+}
+
+// take finds what was added, when the flows are counted.
+func (l *look) take(c counted) error {
+	l.counting = nil
+	if c.err != nil {
+		return c.err
 	}
-	l.growth = health.Compare(l.before, l.after)
-	l.plateau = health.PlateauOf(l.growth, l.after, l.last().Count, setting)
+	l.after, l.growth = c.Profile, health.Compare(l.before, c.Profile)
+	l.plateau = health.PlateauOf(l.growth, l.after, l.last().Count, l.outlook.Rate, setting)
 	return nil
+}
+
+// wait lets a count that is under way end, for what it is worth.
+func (l *look) wait() {
+	if l.counting != nil {
+		_ = l.take(<-l.counting) // an error that matters comes again
+	}
 }
 
 // setting reads a setting of the thread's namespace; one that cannot be read is

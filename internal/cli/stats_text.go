@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -75,11 +76,11 @@ func outlookLine(count, most uint32, o outlookReport) string {
 		return s + ": steady"
 	}
 	s = fmt.Sprintf("%s: %s by %.0f a second", s, o.Trend, max(o.Rate, -o.Rate))
-	if o.FullInMS > 0 {
-		s += fmt.Sprintf(", full in %s (%s to %s)", inTime(o.FullInMS), inTime(o.EarliestMS), inTime(o.LatestMS))
-	}
-	if o.LevelsOffAbout > 0 {
-		s += fmt.Sprintf(", would level off at %.0f to %.0f", o.LevelsOffAbout, o.LevelsOffAtMost)
+	switch {
+	case o.LevelsOffAtMost > 0 && o.LevelsOffAtMost < float64(most):
+		return s + fmt.Sprintf(", levels off at %.0f to %.0f", o.LevelsOffAbout, o.LevelsOffAtMost)
+	case o.FullInMS > 0:
+		return s + fmt.Sprintf(", full in %s (%s to %s)", inTime(o.FullInMS), inTime(o.EarliestMS), inTime(o.LatestMS))
 	}
 	return s
 }
@@ -117,6 +118,8 @@ func (r *statsReport) append(b []byte, colour bool) []byte {
 		}
 		if f.Name != "entries" {
 			b = appendFact(b, f.Name, f.Found)
+		} else if r.Fills != nil {
+			f.Do = "" // said below, with what helps more
 		}
 		if f.Level != health.OK {
 			b = appendMeans(b, f.Means, f.Do)
@@ -172,7 +175,7 @@ func (r *statsReport) appendCounters(b []byte) []byte {
 		}
 		found := fmt.Sprintf("%d, %d of them in this look (%.1f a second)", c.Total, c.During, c.PerSecond)
 		if len(c.CPUs) > 1 {
-			found += ", most on " + busiest(c.CPUs)
+			found += ": " + byCPU(c.CPUs)
 		}
 		b = appendFact(b, c.Name, found)
 		clean = clean && c.Level == health.OK
@@ -186,10 +189,30 @@ func (r *statsReport) appendCounters(b []byte) []byte {
 	return b
 }
 
-// busiest names the processor that counted the most.
-func busiest(cpus []uint32) string {
-	most := slices.Max(cpus)
-	return fmt.Sprintf("CPU %d (%d)", slices.Index(cpus, most), most)
+// mostCPUs is how many processors are named.
+const mostCPUs = 4
+
+// byCPU names the processors that counted the most.
+func byCPU(counts []uint32) string {
+	type cpu struct {
+		number int
+		n      uint32
+	}
+	var all []cpu
+	for i, n := range counts {
+		if n > 0 {
+			all = append(all, cpu{i, n})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b cpu) int { return cmp.Compare(b.n, a.n) })
+	var words []string
+	for _, c := range all[:min(mostCPUs, len(all))] {
+		words = append(words, fmt.Sprintf("%d by CPU %d", c.n, c.number))
+	}
+	if more := len(all) - len(words); more > 0 {
+		words = append(words, fmt.Sprintf("the rest by %d more", more))
+	}
+	return strings.Join(words, ", ")
 }
 
 // appendFills appends what fills the table.

@@ -110,8 +110,9 @@ const (
 // are answered, whose time begins anew with each packet.
 type Plateau struct{ About, AtMost float64 }
 
-// PlateauOf returns the plateau of a table that grew by g to what p is, with count entries.
-func PlateauOf(g Growth, p *Profile, count uint32, setting func(key string) int) Plateau {
+// PlateauOf returns the plateau of a table that grew by g to what p is, with count entries,
+// and that grows by rate entries a second.
+func PlateauOf(g Growth, p *Profile, count uint32, rate float64, setting func(key string) int) Plateau {
 	if g.Flows <= 0 || len(g.Kinds) == 0 || g.Kinds[0].Flows*100 < nearAll*g.Flows {
 		return Plateau{}
 	}
@@ -121,13 +122,14 @@ func PlateauOf(g Growth, p *Profile, count uint32, setting func(key string) int)
 		return Plateau{}
 	}
 	stays := setting("net.netfilter.nf_conntrack_" + t.key)
-	arrive := 0 // in the busiest of the last seconds
+	fresh := 0 // in the busiest of the last seconds
 	for s := stays - freshFor; s < stays; s++ {
-		arrive = max(arrive, p.Remaining[k][s])
+		fresh = max(fresh, p.Remaining[k][s])
 	}
-	if arrive == 0 {
+	if fresh == 0 {
 		return Plateau{}
 	}
+	arrive := max(float64(fresh), rate) // a flood may have begun within a second
 	rest := max(0, float64(count)-float64(p.Kinds[k]))
-	return Plateau{rest + float64(arrive*stays), rest + float64(arrive*(stays+lingers))}
+	return Plateau{rest + arrive*float64(stays), rest + arrive*float64(stays+lingers)}
 }

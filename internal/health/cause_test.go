@@ -91,7 +91,7 @@ func TestCompare(t *testing.T) {
 
 func TestPlateauOf(t *testing.T) {
 	// 100 a second for 10 s, and what was there before.
-	flood := func(set func(int, *conntrack.Flow), stays int) Plateau {
+	flood := func(set func(int, *conntrack.Flow), stays int, rate float64) Plateau {
 		before, after := NewProfile(), NewProfile()
 		crowd(before, 300, 10, 443, established)
 		crowd(after, 300, 10, 443, established)
@@ -99,14 +99,15 @@ func TestPlateauOf(t *testing.T) {
 			set(i, f)
 			f.Timeout = time.Duration(stays)*time.Second - time.Duration(i)*10*time.Millisecond - time.Millisecond
 		})
-		return PlateauOf(Compare(before, after), after, 1300, settings)
+		return PlateauOf(Compare(before, after), after, 1300, rate, settings)
 	}
 	udp := func(_ int, f *conntrack.Flow) { f.Orig.Proto = conntrack.ProtoUDP }
 	for name, c := range map[string]struct{ got, want Plateau }{
-		"UDP":         {flood(udp, 30), Plateau{300 + 3000, 300 + 9000}},
-		"SYN":         {flood(synSent, 120), Plateau{300 + 12000, 300 + 18000}},
-		"established": {flood(established, 432000), Plateau{}},
-		"old":         {flood(synSent, 60), Plateau{}}, // nothing is new any more
+		"UDP":         {flood(udp, 30, 90), Plateau{300 + 3000, 300 + 9000}},
+		"SYN":         {flood(synSent, 120, 0), Plateau{300 + 12000, 300 + 18000}},
+		"faster":      {flood(udp, 30, 500), Plateau{300 + 15000, 300 + 45000}},
+		"established": {flood(established, 432000, 100), Plateau{}},
+		"old":         {flood(synSent, 60, 100), Plateau{}}, // nothing is new any more
 	} {
 		if c.got != c.want {
 			t.Errorf("%s: %+v, want %+v", name, c.got, c.want)

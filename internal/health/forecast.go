@@ -36,8 +36,8 @@ type Outlook struct {
 }
 
 const (
-	leastSteps = 4  // between samples, for a rate
-	leastParts = 16 // steps of a window that may be cut in two
+	leastSteps = 4    // between samples, for a rate
+	even       = 0.01 // rates that differ by this share are the same
 
 	// noise is the change of the count, as a share of the limit, from which on a
 	// change is more than ups and downs, even if it is as even as can be.
@@ -50,14 +50,14 @@ const (
 // A count is a random walk: what begins and ends between two samples adds to it for
 // good. So the mean change between samples is taken, and its error from how they
 // differ. (A line of least squares takes the ups and downs for independent of each other
-// and finds trends where there are none.) Where the first half of the samples shows
-// another rate than the second, it is left out: what counts is how things are now.
+// and finds trends where there are none.) Where older samples show another rate than the
+// newer, they are left out: what counts is how things are now.
 func Forecast(samples []Sample) Outlook {
 	if len(samples) == 0 {
 		return Outlook{Trend: Unknown}
 	}
 	last := samples[len(samples)-1]
-	full := last.Max > 0 && last.Count >= last.Max
+	full := isFull(samples)
 	r, ok := recent(steps(samples))
 	if !ok {
 		if full {
@@ -82,6 +82,20 @@ func Forecast(samples []Sample) Outlook {
 	return o
 }
 
+// isFull tells whether there is no room, or was none since the sample before the last:
+// early drops make room for many at times.
+func isFull(samples []Sample) bool {
+	last := &samples[len(samples)-1]
+	if last.Max == 0 || last.Count >= last.Max {
+		return last.Max > 0
+	}
+	if len(samples) < 2 {
+		return false
+	}
+	since := last.Since(&samples[len(samples)-2])
+	return since.EarlyDrop > 0 || since.Drop > 0 && uint64(last.Count)*100 >= uint64(last.Max)*nearlyFull
+}
+
 // step is how the count changed between two samples.
 type step struct{ change, time float64 }
 
@@ -100,14 +114,15 @@ func steps(samples []Sample) []step {
 // with a probability of 95 %.
 type rate struct{ mean, margin, time float64 }
 
-// recent returns the rate of the longest window, up to now, whose halves agree.
+// recent returns the rate of the longest window, up to now, that agrees with its newer
+// half.
 func recent(s []step) (rate, bool) {
-	for len(s) >= leastParts {
-		a, b := rateOf(s[:len(s)/2]), rateOf(s[len(s)/2:])
-		if math.Abs(a.mean-b.mean) <= a.margin+b.margin {
+	for len(s) >= 2*leastSteps {
+		now := rateOf(s[len(s)/2:])
+		if math.Abs(rateOf(s).mean-now.mean) <= max(now.margin, even*math.Abs(now.mean)) {
 			break
 		}
-		s = s[len(s)/2:]
+		s = s[len(s)/4:]
 	}
 	if len(s) < leastSteps {
 		return rate{}, false

@@ -43,9 +43,10 @@ func TestForecast(t *testing.T) {
 		"one more":         {course(262144, 11, func(s float64) float64 { return math.Floor(s) }), Steady, 0},
 		"even, but little": {course(262144, 11, line(100000, 20)), Steady, 0},
 		// What was is forgotten: a flood that begins, one that ends, a cut.
-		"begins": {course(262144, 100, func(s float64) float64 { return 1000 + 6000*max(0, s-7) }), Filling, seconds((262144 - 1000 - 6000*2.9) / 6000)},
-		"ends":   {course(262144, 100, func(s float64) float64 { return 1000 + 6000*min(3, s) }), Steady, 0},
-		"cut":    {course(262144, 60, func(s float64) float64 { return 100000 - 90000*math.Trunc(s/2.95) }), Steady, 0},
+		"begins":      {course(262144, 100, func(s float64) float64 { return 1000 + 6000*max(0, s-7) }), Filling, seconds((262144 - 1000 - 6000*2.9) / 6000)},
+		"begins soon": {course(262144, 12, func(s float64) float64 { return 1000 + 3000*max(0, s-0.35) }), Filling, seconds((262144 - 1000 - 3000*0.75) / 3000)},
+		"ends":        {course(262144, 100, func(s float64) float64 { return 1000 + 6000*min(3, s) }), Steady, 0},
+		"cut":         {course(262144, 60, func(s float64) float64 { return 100000 - 90000*math.Trunc(s/2.95) }), Steady, 0},
 	} {
 		o := Forecast(c.samples)
 		if o.Trend != c.trend || (o.FullIn-c.in).Abs() > max(c.in/50, time.Millisecond) {
@@ -85,6 +86,31 @@ func TestRange(t *testing.T) {
 		}
 		if drift > 0 && seen < runs*90/100 {
 			t.Errorf("a trend is seen in %d of %d walks with one", seen, runs)
+		}
+	}
+}
+
+// A table that drops entries early is full, though it has room again; one that drops
+// packets is, unless it has much room.
+func TestFullByCounters(t *testing.T) {
+	for name, c := range map[string]struct {
+		count uint32
+		last  conntrack.CPUStats
+		want  Trend
+	}{
+		"early drops":             {900, conntrack.CPUStats{EarlyDrop: 8}, Full},
+		"drops":                   {900, conntrack.CPUStats{Drop: 8}, Full},
+		"drops for other reasons": {300, conntrack.CPUStats{Drop: 8}, Steady},
+		"drops of old":            {900, conntrack.CPUStats{Drop: 7, EarlyDrop: 7}, Steady},
+	} {
+		samples := course(1000, 12, func(float64) float64 { return float64(c.count) })
+		for i := range samples {
+			samples[i].CPUs = []conntrack.CPUStats{{Drop: 7, EarlyDrop: 7}}
+		}
+		c.last.Drop, c.last.EarlyDrop = max(c.last.Drop, 7), max(c.last.EarlyDrop, 7)
+		samples[11].CPUs = []conntrack.CPUStats{c.last}
+		if o := Forecast(samples); o.Trend != c.want {
+			t.Errorf("%s: %+v, want %s", name, o, c.want)
 		}
 	}
 }

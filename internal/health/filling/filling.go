@@ -19,6 +19,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"flowcut/conntrack"
 	"flowcut/internal/cli"
 	"flowcut/internal/health"
@@ -67,32 +69,62 @@ func (r *Result) First() (Forecast, bool) {
 
 const (
 	port  = 80
-	after = 3 * time.Second // that the look goes on with a full table
+	after = time.Second // that the look goes on with a full table
 )
 
 var spoofed = netip.MustParsePrefix("198.18.0.0/15")
 
 // Run fills a table and returns what was forecast and what happened.
 func Run(ctx context.Context, o Options) (r *Result, err error) {
-	net, err := lab.Standard(ctx, lab.Config{})
+	s, err := build(ctx, lab.Config{})
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, net.Close()) }()
-	server := net.Servers[0]
-	if err := errors.Join(net.Gateway.Forward(port, server), net.Gateway.Route(spoofed, net.Clients[0].Addr4), server.Vanish()); err != nil {
-		return nil, err
-	}
-	c, err := conntrack.Dial(conntrack.Config{NetNS: net.Gateway.NS.Fd()})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, c.Close()) }()
+	defer func() { err = errors.Join(err, s.close()) }()
 	r = &Result{Rate: o.Rate}
-	if err := prepare(ctx, c, o, r); err != nil {
+	if err := prepare(ctx, s.c, o, r); err != nil {
 		return nil, err
 	}
-	return r, r.race(ctx, net, c, o)
+	return r, r.race(ctx, s, o)
+}
+
+// site is a gateway, a server behind it that never answers, and a client that floods.
+type site struct {
+	*lab.Topology
+	c *conntrack.Client // of the gateway
+}
+
+func build(ctx context.Context, cfg lab.Config) (_ *site, err error) {
+	net, err := lab.Standard(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	s := &site{Topology: net}
+	server := net.Servers[0]
+	err = errors.Join(net.Gateway.Forward(port, server), net.Gateway.Route(spoofed, net.Clients[0].Addr4), server.Vanish())
+	if err == nil {
+		s.c, err = conntrack.Dial(conntrack.Config{NetNS: net.Gateway.NS.Fd()})
+	}
+	if err != nil {
+		return nil, errors.Join(err, net.Close())
+	}
+	return s, nil
+}
+
+func (s *site) close() error { return errors.Join(s.c.Close(), s.Close()) }
+
+// flood begins to fill the table, an entry a packet.
+func (s *site) flood(udp bool, rate int) (*lab.Flood, error) {
+	return s.Clients[0].Flood(lab.Floods{To: netip.AddrPortFrom(s.Gateway.Public4, port), Sources: spoofed, UDP: udp, Rate: rate})
+}
+
+// look runs "flowcut stats" on the gateway and returns its exit code.
+func (s *site) look(ctx context.Context, stdout, stderr io.Writer, args ...string) (code int, err error) {
+	err = s.Gateway.NS.Do(func() error {
+		code = cli.Run(ctx, append([]string{"stats"}, args...), strings.NewReader(""), stdout, stderr)
+		return nil
+	})
+	return code, err
 }
 
 // prepare puts as many entries into the table as the flood leaves over.
@@ -124,53 +156,44 @@ func prepare(ctx context.Context, c *conntrack.Client, o Options, r *Result) err
 }
 
 // race lets the flood and "flowcut stats" run side by side.
-func (r *Result) race(ctx context.Context, net *lab.Topology, c *conntrack.Client, o Options) error {
+func (r *Result) race(ctx context.Context, at *site, o Options) error {
 	out, in := io.Pipe()
-	code := make(chan int, 1)
 	var errs bytes.Buffer
-	look := func(format string, w, errs io.Writer) (code int) {
-		err := net.Gateway.NS.Do(func() error {
-			args := []string{"stats", "--for", (o.FillIn + after).String(), "--every", "200ms", "-o", format}
-			code = cli.Run(ctx, args, strings.NewReader(""), w, errs)
-			return nil
-		})
-		if err != nil {
-			fmt.Fprintln(errs, err)
-		}
-		return code
-	}
+	args := []string{"--for", (o.FillIn + after).String(), "--every", "200ms"}
+	var looks errgroup.Group
 	if o.Text != nil {
-		go look("text", o.Text, io.Discard)
+		looks.Go(func() error {
+			_, err := at.look(ctx, o.Text, io.Discard, args...)
+			return err
+		})
 	}
-	go func() {
-		code <- look("json", in, &errs)
-		_ = in.Close()
-	}()
+	looks.Go(func() (err error) {
+		r.Code, err = at.look(ctx, in, &errs, append(args, "-o", "json")...)
+		return errors.Join(err, in.Close())
+	})
 	lines := bufio.NewReader(out)
 	if _, err := lines.ReadBytes('\n'); err != nil {
 		return fmt.Errorf("flowcut stats: %w: %s", err, errs.String())
 	}
-	full := make(chan error, 1)
-	var at time.Time
 	begin := time.Now()
-	flood, err := net.Clients[0].Flood(lab.Floods{To: netip.AddrPortFrom(net.Gateway.Public4, port), Sources: spoofed, UDP: o.UDP, Rate: r.Rate})
+	flood, err := at.flood(o.UDP, r.Rate)
 	if err != nil {
 		return err
 	}
-	go func() {
-		var err error
-		at, err = fullAt(ctx, c, &r.Limits)
-		full <- err
-	}()
+	var full time.Time
+	looks.Go(func() (err error) {
+		full, err = fullAt(ctx, at.c, &r.Limits)
+		return err
+	})
 	said, err := r.read(lines)
-	if err := errors.Join(err, <-full, flood.Stop()); err != nil {
+	if err := errors.Join(err, looks.Wait(), flood.Stop()); err != nil {
 		return err
 	}
-	r.Code, r.Took = <-code, at.Sub(begin)
+	r.Took = full.Sub(begin)
 	for _, s := range said {
-		r.hold(s, at)
+		r.hold(s, full)
 	}
-	s, err := health.Read(ctx, c)
+	s, err := health.Read(ctx, at.c)
 	total := s.Total()
 	r.Lost = health.Lost(&total)
 	return err
@@ -193,11 +216,15 @@ type said struct {
 	Type    string    `json:"type"`
 	Time    time.Time `json:"time"`
 	Warning bool      `json:"warning"`
-
+	Count   uint32    `json:"count"`
+	Max     uint32    `json:"max"`
 	Outlook struct {
 		FullInMS   int64 `json:"full_in_ms"`
 		EarliestMS int64 `json:"earliest_ms"`
 		LatestMS   int64 `json:"latest_ms"`
+
+		LevelsOffAbout  float64 `json:"levels_off_about"`
+		LevelsOffAtMost float64 `json:"levels_off_at_most"`
 	} `json:"outlook"`
 	Fills *struct {
 		Found []string `json:"found"`
