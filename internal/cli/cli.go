@@ -80,6 +80,7 @@ var commands = []func(start time.Time) *cobra.Command{
 	newConntrack,
 	newDoctor,
 	newServe,
+	newStats,
 	newDemo,
 }
 

@@ -15,6 +15,7 @@ import (
 	"flowcut/conntrack"
 	"flowcut/internal/detour"
 	"flowcut/internal/fence"
+	"flowcut/internal/health"
 	"flowcut/internal/lab/labtest"
 	"flowcut/internal/nft"
 	"flowcut/internal/rtnl"
@@ -70,16 +71,9 @@ var judgements = []struct {
 	{"helpers by port", judgeHelper(1), "note 1: flows get helpers by their port"},
 	{"helpers by rules", judgeHelper(0), " flows get helpers by rules alone"},
 
-	{"half full", judgeEntries(conntrack.Limits{Count: 79, Max: 100}), " 79 of at most 100, 79 %"},
-	{"nearly full", judgeEntries(conntrack.Limits{Count: 80, Max: 100}), "warning 80 of at most 100, 80 %"},
-	{"full", judgeEntries(conntrack.Limits{Count: 100, Max: 100}), "fail 100 of at most 100, 100 %"},
-	{"no limit", judgeEntries(conntrack.Limits{Count: 7}), " 7, without a limit"},
-	{"large numbers", judgeEntries(conntrack.Limits{Count: 1 << 31, Max: 1<<32 - 1}), " 2147483648 of at most 4294967295, 50 %"},
-	{"long chains", judgeBuckets(conntrack.Limits{Count: 500, Buckets: 100}), "note 100, 5.00 entries to each"},
-	{"no buckets", judgeBuckets(conntrack.Limits{Count: 500}), "note not told"},
+	{"nearly full", asFinding(health.Entries(conntrack.Limits{Count: 80, Max: 100}, true)), "warning 80 of at most 100, 80 %"},
+	{"not full", asFinding(health.Entries(conntrack.Limits{Count: 79, Max: 100}, true)), " 79 of at most 100, 79 %"},
 	{"all drops", judgeCPUStats(conntrack.CPUStats{Drop: 1, EarlyDrop: 2, InsertFailed: 3, ChainTooLong: 4, Invalid: 5}), "note drop 1, early_drop 2, insert_failed 3, chain_toolong 4"},
-	{"full of expectations", judgeExpectations(4, 4), "warning 4 of at most 4"},
-	{"no limit of expectations", judgeExpectations(4, sysctl.Absent), " 4"},
 
 	{"flowtable", judgeDetours(detour.Flowtable, []detour.Finding{
 		{What: detour.Flowtable, Device: "wan", Detail: "inet filter fast"}, {What: detour.XDP, Device: "lan"}, {What: detour.Flowtable, Device: "lan", Detail: "inet filter fast"},

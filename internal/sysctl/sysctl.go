@@ -42,4 +42,11 @@ func Set(key string, value int) error {
 	return nil
 }
 
+// Settable tells whether a setting can be set in this namespace at all: some are
+// those of the whole host, and are only shown in other namespaces than the first.
+func Settable(key string) bool {
+	info, err := os.Stat(file(key))
+	return err == nil && info.Mode()&0o200 != 0
+}
+
 func file(key string) string { return "/proc/sys/" + strings.ReplaceAll(key, ".", "/") }
