@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"flowcut/cut"
+	"flowcut/internal/show"
 )
 
 // Dir is the directory of the sockets. Who may enter it may be shown receipts of
@@ -20,7 +21,8 @@ const Dir = "/run/flowcut"
 // Note is a receipt on its way.
 type Note struct {
 	Version int          `json:"version"` // 1
-	By      string       `json:"by"`      // who cut, in words
+	By      string       `json:"by"`      // who cut
+	Words   string       `json:"words"`   // the receipt for a person, lines; JSON does not have all that they say
 	Receipt *cut.Receipt `json:"receipt"` // without its list of flows
 }
 
@@ -35,18 +37,24 @@ func path(dir string, inode uint64) string {
 	return filepath.Join(dir, "receipts-"+strconv.FormatUint(inode, 10))
 }
 
-// encode returns what is sent of a note.
-func encode(by string, r *cut.Receipt) ([]byte, error) {
+// NewNote returns the note of a receipt, which is not changed.
+func NewNote(by string, r *cut.Receipt) *Note {
 	short := *r
 	short.Flow = nil
-	b, err := json.Marshal(Note{version, by, &short})
+	return &Note{version, by, string(show.AppendReceipt(nil, &short, false)), &short}
+}
+
+// encode returns what is sent of a note.
+func encode(n *Note) ([]byte, error) {
+	b, err := json.Marshal(n)
 	if err != nil || len(b) <= most {
 		return b, err
 	}
-	const words = 2000 // of each text, some of which may be escaped to six times as much
+	const words = 1500 // of each text, some of which may be escaped to six times as much
+	short := *n.Receipt
 	short.Fence.Limits, short.Fence.Detours = nil, nil
 	short.Reason, short.Selector = head(short.Reason, words), head(short.Selector, words)
-	return json.Marshal(Note{version, head(by, words/10), &short})
+	return json.Marshal(Note{n.Version, head(n.By, words/10), head(n.Words, words), &short})
 }
 
 func head(s string, n int) string {

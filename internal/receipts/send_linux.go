@@ -24,7 +24,7 @@ func send(dir string, fd int, by string, r *cut.Receipt, deadline time.Time) {
 		return
 	}
 	defer func() { _ = c.Close() }() // the datagram is sent by then, or never
-	b, err := encode(by, r)
+	b, err := encode(NewNote(by, r))
 	if err == nil && c.SetDeadline(deadline) == nil {
 		_, _ = c.Write(b) // see above
 	}

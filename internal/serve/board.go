@@ -14,6 +14,7 @@ import (
 	"flowcut/cut"
 	"flowcut/internal/health"
 	"flowcut/internal/oneline"
+	"flowcut/internal/receipts"
 	"flowcut/internal/show"
 	"flowcut/internal/tally"
 )
@@ -157,24 +158,25 @@ type receiptView struct {
 	Rows     string `json:"rows"` // lines
 }
 
-func viewReceipt(r *cut.Receipt, by string, at time.Time) receiptView {
-	v := receiptView{Time: at.Format(time.RFC3339), Proven: r.Proven, Selector: oneline.Whole(r.Selector), By: oneline.Whole(by)}
+func viewReceipt(n *receipts.Note, at time.Time) receiptView {
+	v := receiptView{Time: at.Format(time.RFC3339), Proven: n.Receipt.Proven, Selector: oneline.Whole(n.Receipt.Selector), By: oneline.Whole(n.By)}
 	if v.Selector == "" {
 		v.Selector = "--all"
 	}
-	short := *r
-	short.Flow = nil
-	var rows []string
-	for text := range strings.Lines(string(show.AppendReceipt(nil, &short, false))) {
-		rows = append(rows, strings.TrimPrefix(oneline.Whole(strings.TrimSuffix(text, "\n")), "  "))
+	for text := range strings.Lines(n.Words) {
+		text = strings.TrimPrefix(oneline.Whole(strings.TrimSuffix(text, "\n")), "  ")
+		if v.Verdict == "" {
+			v.Verdict = text
+		} else {
+			v.Rows += text + "\n"
+		}
 	}
-	v.Verdict, v.Rows = rows[0], strings.Join(rows[1:], "\n")
 	return v
 }
 
 // receipt shows a receipt.
-func (b *board) receipt(r *cut.Receipt, by string) {
-	v := viewReceipt(r, by, time.Now())
+func (b *board) receipt(n *receipts.Note) {
+	v := viewReceipt(n, time.Now())
 	b.mu.Lock()
 	b.receipts = append([]receiptView{v}, b.receipts[:min(len(b.receipts), mostReceipts-1)]...)
 	list := b.receipts

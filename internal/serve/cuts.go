@@ -17,6 +17,7 @@ import (
 
 	"flowcut/cut"
 	"flowcut/internal/oneline"
+	"flowcut/internal/receipts"
 	"flowcut/internal/self"
 	"flowcut/internal/show"
 	"flowcut/selector"
@@ -157,12 +158,12 @@ func (s *Server) cut(ctx context.Context, w http.ResponseWriter, r *http.Request
 		fail(w, http.StatusInternalServerError, err)
 		return
 	}
-	by := "the page, from " + r.RemoteAddr
-	s.note(receipt, by)
+	note := receipts.NewNote("the page, from "+r.RemoteAddr, receipt)
+	s.note(note)
 	if s.cfg.Log != nil {
 		s.cfg.Log(receipt, r.RemoteAddr)
 	}
-	answer(w, http.StatusOK, cutView{viewReceipt(receipt, by, time.Now())})
+	answer(w, http.StatusOK, cutView{viewReceipt(note, time.Now())})
 }
 
 // begin refuses what would run beside another.

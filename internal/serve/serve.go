@@ -65,7 +65,8 @@ type Server struct {
 	cfg      Config
 	listener net.Listener
 	ct       *conntrack.Client
-	receipts *receipts.Listener // nil: others' are not heard
+	flows    *conntrack.Listener // nil: no events
+	receipts *receipts.Listener  // nil: others' are not heard
 	metrics  *metrics
 	board    *board
 	hub      *hub
@@ -90,6 +91,11 @@ func New(cfg Config) (s *Server, err error) {
 	}
 	if _, err = s.ct.Limits(context.Background()); err != nil {
 		return s, err
+	}
+	if cfg.Events { // from now on: what begins before is announced to nobody
+		if s.flows, err = s.ct.Listen(conntrack.EventConfig{SyncAtStart: true, SyncAfterOverrun: true}); err != nil {
+			return s, err
+		}
 	}
 	if s.listener, err = listen(cfg.Listen); err != nil {
 		return s, err
@@ -196,7 +202,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.receipts != nil {
 		g.Go(func() error { return s.hear(ctx) })
 	}
-	if s.cfg.Events {
+	if s.flows != nil {
 		g.Go(func() error { return s.watch(ctx) })
 	}
 	g.Go(func() error {
@@ -230,13 +236,13 @@ func (s *Server) hear(ctx context.Context) error {
 		case err != nil:
 			return err
 		default:
-			s.note(n.Receipt, n.By)
+			s.note(n)
 		}
 	}
 }
 
 // note counts and shows a receipt.
-func (s *Server) note(r *cut.Receipt, by string) {
-	s.metrics.cut(r)
-	s.board.receipt(r, by)
+func (s *Server) note(n *receipts.Note) {
+	s.metrics.cut(n.Receipt)
+	s.board.receipt(n)
 }

@@ -4,29 +4,19 @@ package serve
 
 import (
 	"context"
-	"errors"
 
 	"flowcut/conntrack"
 	"flowcut/internal/returns"
 )
 
 // watch counts what the kernel tells of flows: events, overruns, returns.
-func (s *Server) watch(ctx context.Context) (err error) {
-	l, err := s.ct.Listen(conntrack.EventConfig{SyncAtStart: true, SyncAfterOverrun: true})
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if closed := l.Close(); !errors.Is(closed, conntrack.ErrClosed) {
-			err = errors.Join(err, closed)
-		}
-	}()
+func (s *Server) watch(ctx context.Context) error {
 	m, book := s.metrics, returns.New(nil, 0)
 	kinds := map[conntrack.EventKind]interface{ Inc() }{}
 	for _, k := range []conntrack.EventKind{conntrack.EventNew, conntrack.EventUpdate, conntrack.EventDestroy} {
 		kinds[k] = m.eventKinds.WithLabelValues(k.String())
 	}
-	for e, err := range l.Events(ctx) {
+	for e, err := range s.flows.Events(ctx) {
 		if err != nil {
 			return err
 		}
