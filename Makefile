@@ -17,7 +17,7 @@ KEPT ?= false
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: build demo test soak failover differ faults bench kernels fuzz backends deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
+.PHONY: build demo test soak failover differ faults bench pictures kernels fuzz backends deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-X flowcut/internal/cli.stamp=$$(packaging/version)" -o flowcut ./cmd/flowcut
@@ -43,6 +43,10 @@ faults: build
 bench: build
 	cd bench && CGO_ENABLED=0 go build -trimpath -o bin/ ./...
 	bench/bin/bench -sizes $(SIZES) -parts $(PARTS) -rounds $(ROUNDS)
+
+pictures: build
+	cd pictures && CGO_ENABLED=0 go build -trimpath -o bin/ ./...
+	pictures/bin/pictures -flowcut flowcut -only '$(ONLY)'
 
 fuzz:
 	go run ./internal/fuzz/runfuzz -each $(FUZZTIME)
@@ -78,11 +82,13 @@ fmt:
 tidy:
 	go mod tidy -diff
 	cd bench && go mod tidy -diff
+	cd pictures && go mod tidy -diff
 
 vet:
 	go vet ./...
 	go vet -tags kernels ./cut ./internal/detour ./internal/doctor
 	cd bench && go vet ./...
+	cd pictures && go vet ./...
 
 staticcheck:
 	$(TOOL) staticcheck -tags kernels ./...
@@ -111,4 +117,4 @@ uninstall:
 
 clean:
 	rm -f flowcut demo.svg
-	rm -rf bench/bin dist
+	rm -rf bench/bin pictures/bin dist

@@ -131,7 +131,7 @@ var notByIPTables = map[string]string{
 
 // aside are tests that make no cut, or choose the backend themselves.
 var aside = strings.Fields(`TestOnIPTables TestEveryTestIsPlaced  TestBackendIsChosen TestCutterEnds TestDetoursNotLookedFor TestServicePorts TestNegatedListHarmsNobody
-	TestAskServing TestIsMirror TestReceiptJSON TestEverythingMustBeMeant TestKnown TestOffloaded TestUnseenZones
+	TestAskServing TestAskServingBeforeNeighbours TestIsMirror TestReceiptJSON TestEverythingMustBeMeant TestKnown TestOffloaded TestUnseenZones
 	TestReleaseOfHardware TestDriverWork
 	TestCutOffloaded TestCutOffloadedSilently TestCutOffloadedDatagrams TestCutOffloadedByTuples TestCutOffloadedAdmits`)
 

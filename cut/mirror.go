@@ -31,6 +31,7 @@ type services struct {
 	ports  map[uint16]bool // of flows that are cut
 	asked  map[netip.AddrPort]serving
 	waited time.Duration   // for answers
+	late   time.Time       // the last moment to wait for neighbours
 	own    []conntrack.Key // entries of our asking
 }
 
@@ -207,12 +208,15 @@ func (c *cutting) ask(ctx context.Context, at []netip.AddrPort) error {
 		return nil
 	}
 	began := time.Now()
-	answers, err := askServing(ctx, c.o.NetNS, fresh, began.Add(askLong-s.waited), func(t conntrack.Tuple) {
+	if s.late.IsZero() {
+		s.late = began.Add(askSlow)
+	}
+	answers, err := askServing(ctx, c.o.NetNS, fresh, began.Add(askLong-s.waited), s.late, func(t conntrack.Tuple) {
 		if f, err := c.ct.Get(ctx, t, 0); err == nil { // without, it is not tracked here
 			s.own = append(s.own, f.Key())
 		}
 	})
-	s.waited += time.Since(began)
+	s.waited += min(time.Since(began), askFor)
 	maps.Copy(s.asked, answers)
 	return err
 }

@@ -31,7 +31,7 @@ func TestAskServing(t *testing.T) {
 		quiet, lonely := address(server, v6, other), address(gone, v6, port)
 		nowhere := netip.AddrPortFrom(netip.MustParseAddr("100.64.0.1"), port)
 		began := time.Now()
-		got, err := askServing(labtest.Context(t), topology.Gateway.NS.Fd(), []netip.AddrPort{at, quiet, lonely, nowhere}, began.Add(askLong), nil)
+		got, err := askServing(labtest.Context(t), topology.Gateway.NS.Fd(), []netip.AddrPort{at, quiet, lonely, nowhere}, began.Add(askLong), time.Time{}, nil)
 		must(t, err)
 		if got[at] != serves || got[quiet] != refuses || got[lonely] != unknown || got[nowhere] != unknown {
 			t.Errorf("answers %v", got)
@@ -42,6 +42,37 @@ func TestAskServing(t *testing.T) {
 		must(t, l.SetDeadline(time.Now().Add(50*time.Millisecond)))
 		if _, err := l.Accept(); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("the server was given a connection: %v", err)
+		}
+	}
+}
+
+// What cannot leave yet, as IPv6 packets in the first second of a device, is waited
+// for: silence would be taken for an answer.
+func TestAskServingBeforeNeighbours(t *testing.T) {
+	topology := labtest.Standard(t, lab.Config{NoRules: true})
+	server, gateway := topology.Servers[0], topology.Gateway
+	must(t, server.NS.Do(func() error {
+		l, err := net.ListenTCP("tcp6", &net.TCPAddr{Port: port})
+		if err == nil {
+			t.Cleanup(func() { must(t, l.Close()) })
+		}
+		return err
+	}))
+	for _, patient := range []bool{true, false} {
+		// The address is nobody's at first.
+		prefix, want := netip.MustParsePrefix("fd00:1::171/64"), serves
+		began := time.Now()
+		late := began.Add(askSlow)
+		if !patient {
+			prefix, want, late = netip.MustParsePrefix("fd00:1::172/64"), unknown, time.Time{}
+		}
+		at := netip.AddrPortFrom(prefix.Addr(), port)
+		added := make(chan error, 1)
+		time.AfterFunc(askFor+100*time.Millisecond, func() { added <- server.Address("eth0", prefix) })
+		got, err := askServing(labtest.Context(t), gateway.NS.Fd(), []netip.AddrPort{at}, began.Add(askLong), late, nil)
+		must(t, errors.Join(err, <-added))
+		if got[at] != want {
+			t.Errorf("patient %v: answer %v after %v, want %v", patient, got[at], time.Since(began), want)
 		}
 	}
 }

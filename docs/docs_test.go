@@ -16,6 +16,7 @@ import (
 	"flowcut/cut"
 	"flowcut/internal/cli"
 	"flowcut/internal/doctor"
+	"flowcut/internal/explain"
 )
 
 // page is the man page by sections; a subsection has its own entry.
@@ -260,6 +261,24 @@ func TestFields(t *testing.T) {
 	}
 	wantSame(t, "receipt", want, listed)
 	wantSame(t, "flow", flow, p.names("FLOW OBJECT"))
+}
+
+// Every field and topic of an explanation, and every place, is explained.
+func TestExplain(t *testing.T) {
+	text := manPage(t)["flowcut explain"]
+	words := map[string]bool{"flow": true, "place": true, "statements": true}
+	fields(reflect.TypeFor[explain.Statement](), "", words)
+	for _, topic := range explain.Topics {
+		words[topic] = true
+	}
+	for p := explain.Listed; p <= explain.Mirrored; p++ {
+		words[p.String()] = true
+	}
+	for word := range words {
+		if !regexp.MustCompile(`(?m)^\.(Va|Li) (.* )?` + word + `\b`).MatchString(text) {
+			t.Errorf("the man page does not explain %s", word)
+		}
+	}
 }
 
 // Every field of doctor's report, and every check, is explained.

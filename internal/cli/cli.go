@@ -77,6 +77,7 @@ var commands = []func(start time.Time) *cobra.Command{
 	newCut,
 	newList,
 	newWatch,
+	newExplain,
 	newConntrack,
 	newDoctor,
 	newServe,

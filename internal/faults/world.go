@@ -14,10 +14,6 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/lab"
-
-	"github.com/vishvananda/netlink"
-	vnetns "github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 )
 
 // World is a gateway with flows that are cut and flows that are left alone. It
@@ -82,30 +78,18 @@ func NewWorld(ctx context.Context, program string) (_ *World, err error) {
 	return w, w.settleIn(ctx)
 }
 
-// serve listens at all ports. What is downloaded comes from a server of its own
-// and is held back at its device: else it would take all of the processors.
+// serve listens at all ports. Downloads are held back: else they would take all of
+// the processors.
 func (w *World) serve() error {
+	const rate = 256 << 10 // bytes a second
 	for _, p := range []uint16{port, bulk, others, otherBulk} {
-		if _, err := w.server(p).Listen(p); err != nil {
+		s, err := w.server(p).Listen(p)
+		if err == nil && w.server(p) == w.server(bulk) {
+			err = s.Pace(rate)
+		}
+		if err != nil {
 			return err
 		}
-	}
-	h, err := netlink.NewHandleAt(vnetns.NsHandle(w.server(bulk).NS.Fd()), unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	l, err := h.LinkByName("eth0")
-	if err != nil {
-		return err
-	}
-	const rate, room = 1 << 20, 256 << 10 // bytes a second, bytes
-	err = h.QdiscAdd(&netlink.Tbf{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
-		Rate:       rate, Limit: room, Buffer: room,
-	})
-	if err != nil {
-		return fmt.Errorf("hold a device back: %w", err)
 	}
 	return nil
 }

@@ -260,3 +260,35 @@ func TestSysctls(t *testing.T) {
 		}
 	}
 }
+
+// A paced connection takes what time it has to, and is not held back further.
+func TestPace(t *testing.T) {
+	net := labtest.Standard(t, lab.Config{NoRules: true})
+	ctx := t.Context()
+	const rate, amount = 1 << 20, 1 << 20
+	took := map[bool]time.Duration{}
+	for i, paced := range []bool{true, false} {
+		port := uint16(6100 + i)
+		s, err := net.Servers[0].Listen(port)
+		if err == nil && paced {
+			err = s.Pace(rate)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		ends, err := net.Clients[0].Dial(ctx, lab.Streams{Kind: lab.Download, To: net.To(net.Clients[0], net.Servers[0], port, true), Count: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ends.WaitReceived(ctx, amount); err != nil {
+			t.Fatal(err)
+		}
+		took[paced] = time.Since(began)
+		ends.Close()
+	}
+	least := time.Duration(amount-amount/4) * time.Second / rate // it begins with a burst
+	if took[true] < least || took[true] > 10*least || took[false] > took[true]/2 {
+		t.Errorf("paced %v, want %v or a little more; not paced %v", took[true], least, took[false])
+	}
+}

@@ -59,6 +59,16 @@ func (s *Server) Ends() Ends {
 	return append(Ends(nil), s.ends...)
 }
 
+// Pace holds what is sent on each connection that is accepted from now on to so many
+// bytes a second. Unlike a full queue of a device it makes no connection wait for
+// another one.
+func (s *Server) Pace(rate int) error {
+	if err := s.tcp.SetsockoptInt(unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, rate); err != nil {
+		return fmt.Errorf("lab: %s: pace connections to %d: %w", s.host.Name, s.port, err)
+	}
+	return nil
+}
+
 // Close stops listening; connections go on.
 func (s *Server) Close() {
 	s.host.lab.release(s)
