@@ -275,7 +275,7 @@ func (b *board) count(ctx context.Context) (topView, error) {
 			t.Add(f)
 		}
 	}
-	v := topView{Words: show.Count(all, "flow")}
+	v := topView{Words: number(all) + " flows"}
 	for _, t := range tallies {
 		g := groupView{By: t.By().String(), Rows: []rowView{}}
 		for _, r := range t.Top(mostRows, nil) {
