@@ -3,15 +3,20 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,9 +32,9 @@ type served struct {
 	stderr     bytes.Buffer
 }
 
-func serve(t *testing.T, net *lab.Topology, args ...string) *served {
+func serve(t *testing.T, site *lab.Topology, args ...string) *served {
 	t.Helper()
-	s := &served{Cmd: exec.Command(program, append([]string{"serve", "--netns", net.Gateway.Name, "--listen", "127.0.0.1:0"}, args...)...)}
+	s := &served{Cmd: exec.Command(program, append([]string{"serve", "--netns", site.Gateway.Name, "--listen", "127.0.0.1:0"}, args...)...)}
 	s.Stderr = &s.stderr
 	out, err := s.StdoutPipe()
 	if err != nil {
@@ -95,8 +100,8 @@ func (s *served) post(t *testing.T, path, body string) (code int, answer string)
 // Cuts by other processes, by hand and in batches, are counted and shown to pages
 // that are open, and so is one from the page; in the end nothing is left.
 func TestServe(t *testing.T) {
-	net, to := gateway(t)
-	s := serve(t, net, "--allow-cut")
+	site, to := gateway(t)
+	s := serve(t, site, "--allow-cut")
 	stream, err := http.Get(s.url + "events")
 	if err != nil {
 		t.Fatal(err)
@@ -127,8 +132,8 @@ func TestServe(t *testing.T) {
 			}
 		}
 	}
-	labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Count: 3})
-	c := begin(t, net, "-g", "--settle", "0s")
+	labtest.Dial(t, site.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: to, Count: 3})
+	c := begin(t, site, "-g", "--settle", "0s")
 	if code := c.wait(t); code != 0 {
 		t.Fatalf("exit code %d\n%s", code, &c.stderr)
 	}
@@ -141,20 +146,20 @@ func TestServe(t *testing.T) {
 	if err := os.WriteFile(batch, []byte("-s 192.0.2.1\n-s 192.0.2.2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if code := begin(t, net, "--batch", batch, "--settle", "0s").wait(t); code != 0 {
+	if code := begin(t, site, "--batch", batch, "--settle", "0s").wait(t); code != 0 {
 		t.Fatalf("batch: exit code %d", code)
 	}
 	wantShown("192.0.2.1", "192.0.2.2")
 	wantMetrics("3", "3", s.metric(t, "flowcut_cut_silence_seconds_count"))
-	fromPage(t, s, net, to.String())
+	fromPage(t, s, site, to.String())
 	wantShown("from 127.0.0.1", "proven: 2 flows ended for good")
 	stopped(t, s)
 }
 
 // fromPage cuts as the page does.
-func fromPage(t *testing.T, s *served, net *lab.Topology, to string) {
+func fromPage(t *testing.T, s *served, site *lab.Topology, to string) {
 	t.Helper()
-	idle := labtest.Dial(t, net.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: net.To(net.Clients[0], net.Servers[0], port, false), Count: 2})
+	idle := labtest.Dial(t, site.Clients[0].Host, lab.Streams{Kind: lab.Idle, To: site.To(site.Clients[0], site.Servers[0], port, false), Count: 2})
 	code, answer := s.post(t, "cut/plan", `{"selection":"-p tcp --dport 5201"}`)
 	m := regexp.MustCompile(`"plan":"(\w+)"`).FindStringSubmatch(answer)
 	if code != http.StatusOK || m == nil || !strings.Contains(answer, `"matched":2`) || !strings.Contains(answer, to) {
@@ -197,13 +202,13 @@ func stopped(t *testing.T, s *served) {
 
 // What serves alone keeps no right that a cut needs.
 func TestServeRights(t *testing.T) {
-	net, _ := gateway(t)
+	site, _ := gateway(t)
 	for allow, want := range map[string]uint64{
 		"--no-events": 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_SYS_ADMIN, // the latter for --netns
 		"--allow-cut": 1<<unix.CAP_NET_ADMIN | 1<<unix.CAP_NET_RAW | 1<<unix.CAP_SYS_ADMIN |
 			1<<unix.CAP_SYS_PTRACE | 1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_SYS_NICE,
 	} {
-		s := serve(t, net, allow)
+		s := serve(t, site, allow)
 		for _, m := range regexp.MustCompile(`Cap(?:Prm|Eff):\s+([0-9a-f]+)`).FindAllSubmatch(threads(t, s.Process.Pid), -1) {
 			var caps uint64
 			if _, err := fmt.Sscanf(string(m[1]), "%x", &caps); err != nil || caps != want {
@@ -211,5 +216,87 @@ func TestServeRights(t *testing.T) {
 			}
 		}
 		stopped(t, s)
+	}
+}
+
+// As the unit runs it, a user with one capability serves from a directory of his own:
+// systemd hears when it is ready, and root's cuts are shown.
+func TestServeAsService(t *testing.T) {
+	site, _ := gateway(t)
+	dir, err := os.MkdirTemp("", "serve")
+	if err == nil {
+		err = errors.Join(os.Chmod(dir, 0o777), os.Chmod(filepath.Dir(program), 0o755))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err == nil {
+		err = os.Chmod(filepath.Join(dir, "notify"), 0o777)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ready.Close()
+	const start = `set -e
+		mount --make-rprivate /
+		mount -t tmpfs -o mode=755 tmpfs /run
+		install -d -o 65534 -g 65534 -m 750 /run/flowcut
+		exec setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs --inh-caps -all,+net_admin \
+			--ambient-caps -all,+net_admin --bounding-set -all,+net_admin "$0" serve --listen unix:/run/flowcut/serve.sock`
+	c := &cutting{Cmd: exec.Command("unshare", "--mount", "sh", "-c", start, program)}
+	c.Stderr, c.Env = &c.stderr, append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
+	if err := site.Gateway.NS.Do(c.Start); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Process.Kill() })
+	word := make([]byte, 100)
+	for _, want := range []string{"READY=1", "STOPPING=1"} {
+		if err := ready.SetReadDeadline(time.Now().Add(time.Duration(labtest.Slow()) * 20 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := ready.Read(word); err != nil || string(word[:n]) != want {
+			t.Fatalf("systemd was told %q, want %s: %v\n%s", word[:n], want, err, &c.stderr)
+		}
+		if want == "READY=1" {
+			service(t, c.Process.Pid)
+			if err := c.Process.Signal(unix.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if code := c.wait(t); code != 0 || c.stderr.Len() > 0 {
+		t.Errorf("exit code %d: %s", code, &c.stderr)
+	}
+}
+
+// service holds a running service to what root sees of it from where it is.
+func service(t *testing.T, pid int) {
+	t.Helper()
+	inside := func(args ...string) *exec.Cmd {
+		return exec.Command("nsenter", append([]string{"--target", strconv.Itoa(pid), "--mount", "--net"}, args...)...)
+	}
+	if out, err := inside(program, "cut", "-s", "192.0.2.1").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	socket := fmt.Sprintf("/proc/%d/root/run/flowcut/serve.sock", pid)
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
+	labtest.Until(t, "the cut is counted", func() bool {
+		r, err := client.Get("http://localhost/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		return err == nil && bytes.Contains(b, []byte(`flowcut_cuts_total{proven="yes"} 1`))
+	})
+	client.CloseIdleConnections()
+	for _, m := range regexp.MustCompile(`Cap\w+:\s+([0-9a-f]+)`).FindAllSubmatch(threads(t, pid), -1) {
+		if string(m[1]) != fmt.Sprintf("%016x", 1<<unix.CAP_NET_ADMIN) {
+			t.Errorf("a set of capabilities is %s", m[0])
+		}
 	}
 }

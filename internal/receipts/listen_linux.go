@@ -34,21 +34,33 @@ func listen(dir string, fd int) (*Listener, error) {
 		return nil, err
 	}
 	l := &Listener{path: path(dir, inode)}
-	switch err := os.Mkdir(dir, 0o700); {
-	case err == nil:
-		l.made = dir
-	case !errors.Is(err, os.ErrExist):
-		return nil, fmt.Errorf("receipts: %w", err)
+	for range 10 { // another process may end and remove the directory at any time
+		if err = l.bind(dir); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
 	}
-	// The directory says who comes this far. Root without CAP_DAC_OVERRIDE, as flowcut
-	// runs, needs the permission to write all the same.
-	if l.c, err = usock.ListenGram(l.path, 0o666); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("receipts: %w", err)
 	}
 	if err := l.passCredentials(); err != nil {
 		return nil, errors.Join(fmt.Errorf("receipts: %s: %w", l.path, err), l.Close())
 	}
 	return l, nil
+}
+
+// bind makes the socket, and its directory if it is not there.
+func (l *Listener) bind(dir string) error {
+	switch err := os.Mkdir(dir, 0o700); {
+	case err == nil:
+		l.made = dir
+	case !errors.Is(err, os.ErrExist):
+		return err
+	}
+	// The directory says who comes this far. Root without CAP_DAC_OVERRIDE, as flowcut
+	// runs, needs the permission to write all the same.
+	var err error
+	l.c, err = usock.ListenGram(l.path, 0o666)
+	return err
 }
 
 // passCredentials asks the kernel to say who has sent a datagram.
