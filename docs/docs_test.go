@@ -11,12 +11,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"flowcut/conntrack"
 	"flowcut/cut"
 	"flowcut/internal/cli"
 	"flowcut/internal/doctor"
 	"flowcut/internal/explain"
+	"flowcut/internal/returns"
+	"flowcut/internal/watch"
 )
 
 // page is the man page by sections; a subsection has its own entry.
@@ -261,6 +264,35 @@ func TestFields(t *testing.T) {
 	}
 	wantSame(t, "receipt", want, listed)
 	wantSame(t, "flow", flow, p.names("FLOW OBJECT"))
+}
+
+// Every field of an event of flowcut watch is explained.
+func TestWatch(t *testing.T) {
+	f := &wholeFlows()[0]
+	at := time.Now()
+	life := &returns.Life{Flow: *f, Began: at, Ended: at, Program: 1}
+	life.Flow.Zone = 1
+	e := &conntrack.Event{Kind: conntrack.EventDestroy, Flow: f, PortID: 1}
+	object := map[string]json.RawMessage{}
+	b := watch.AppendJSON(nil, e, &returns.Verdict{Returned: true, At: at, Began: at, Earlier: life})
+	if err := json.Unmarshal(b, &object); err != nil {
+		t.Fatalf("%v: %s", err, b)
+	}
+	earlier := map[string]json.RawMessage{}
+	if err := json.Unmarshal(object["earlier"], &earlier); err != nil {
+		t.Fatalf("%v: %s", err, b)
+	}
+	want, listed := map[string]bool{}, map[string]bool{}
+	for name := range object {
+		want[name] = true
+	}
+	for name := range earlier {
+		want["earlier."+name] = true
+	}
+	for _, name := range items(manPage(t)["flowcut watch"], "Va") {
+		listed[strings.TrimSpace(name)] = true
+	}
+	wantSame(t, "watch", want, listed)
 }
 
 // Every field and topic of an explanation, and every place, is explained.

@@ -79,6 +79,7 @@ var commands = []func(start time.Time) *cobra.Command{
 	newWatch,
 	newExplain,
 	newConntrack,
+	newBypass,
 	newDoctor,
 	newServe,
 	newStats,

@@ -246,6 +246,9 @@ func (l *look) report(ctx context.Context) (*statsReport, error) {
 		health.Entries(last.Limits, l.here), health.Buckets(last.Limits),
 		health.Expectations(expected, setting("net.netfilter.nf_conntrack_expect_max")),
 	}
+	if e := &r.Findings[0]; l.outlook.Trend == health.Full && e.Level != health.Fail {
+		e.Level, e.Means = health.Fail, "the table was full a moment ago: flows are dropped early to make room, or new ones if there is none"
+	}
 	r.Counters = countersOf(&l.first, last)
 	if now := l.before; now != nil {
 		if l.after != nil {

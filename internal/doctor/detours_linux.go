@@ -6,7 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	"flowcut/internal/bypass"
 	"flowcut/internal/detour"
+	"flowcut/internal/ruleset"
 )
 
 // search is the search for detours, made when it is first asked for.
@@ -153,11 +155,18 @@ func judgeDataPlane(all []detour.Finding) finding {
 }
 
 func lookAtNotrack(v *visit) (finding, error) {
-	where, err := v.rules.of(useNotrack)
-	if len(where) > 0 {
+	where, err := v.rules.Of(ruleset.Notrack)
+	if over, _, err := bypass.Over(0); err == nil { // else the table is somebody else's
+		where = slices.DeleteFunc(where, func(w string) bool {
+			return slices.ContainsFunc(over, func(b *bypass.Bypass) bool { return b.Has(w) })
+		})
+	}
+	if len(where) == 0 {
+		where = nil
+	} else {
 		err = nil // whatever else could not be looked at
 	}
-	return judgeNotrack(where, v.rules.hidden), err
+	return judgeNotrack(where, v.rules.Hidden), err
 }
 
 func judgeNotrack(where []string, hidden bool) finding {
@@ -174,6 +183,6 @@ func judgeNotrack(where []string, hidden bool) finding {
 	return finding{
 		state: Fail, found: "rules that turn tracking off: " + some(where),
 		means: "what they match has no flow that could be listed or cut; where they match packets of a flow that has one, its cut is not proven",
-		do:    "nft list ruleset, and delete the rule, or narrow it to what is never to be cut",
+		do:    "nft list ruleset, and delete the rule, or narrow it to what is never to be cut; those in " + bypass.Name + " go by flowcut bypass remove",
 	}
 }

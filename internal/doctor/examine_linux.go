@@ -10,6 +10,7 @@ import (
 
 	"flowcut/internal/detour"
 	"flowcut/internal/netns"
+	"flowcut/internal/ruleset"
 )
 
 // check is one of the things that are looked at.
@@ -97,7 +98,7 @@ type visit struct {
 	kernel  string // its release
 	lab     scratch
 	ways    search
-	rules   rules
+	rules   ruleset.Rules
 	removal error // of leftovers
 }
 

@@ -193,60 +193,6 @@ func TestInterrupted(t *testing.T) {
 // attribute and text write attributes of netlink.
 var attribute, text = labtest.Attr, labtest.Text
 
-// Rules with expressions that this kernel was built without (nft_queue) are laid
-// out after include/uapi/linux/netfilter/nf_tables.h of Linux 6.18.
-func TestParseRule(t *testing.T) {
-	expression := func(name string, data ...[]byte) []byte {
-		return attribute(1, attribute(1, text(name)), attribute(2, data...)) // NFTA_LIST_ELEM, NFTA_EXPR_NAME, NFTA_EXPR_DATA
-	}
-	rule := func(table string, expressions ...[]byte) []byte {
-		m := append([]byte{unix.NFPROTO_INET, 0, 0, 0}, attribute(1, text(table))...) // NFTA_RULE_TABLE
-		m = append(m, attribute(2, text("in"))...)                                    // NFTA_RULE_CHAIN
-		return append(m, attribute(4, expressions...)...)                             // NFTA_RULE_EXPRESSIONS
-	}
-	whole := rule("filter", expression("counter"), expression("queue", attribute(1, []byte{0, 7})))
-	got, err := parseRule(whole)
-	if diff := cmp.Diff([]use{{useQueue, "inet filter in"}}, got, cmp.AllowUnexported(use{})); err != nil || diff != "" {
-		t.Errorf("%v (-want +got):\n%s", err, diff)
-	}
-	if got, err := parseRule(rule("flowcut-0badcafe", expression("notrack"))); err != nil || got != nil {
-		t.Errorf("a fence's rule: %v, %v", got, err)
-	}
-	short := expression("target", attribute(1, text("CT")), attribute(3, []byte{1})) // NFTA_TARGET_NAME, NFTA_TARGET_INFO
-	if got, err := parseRule(rule("raw", short)); err != nil || got != nil {
-		t.Errorf("a target without its data: %v, %v", got, err)
-	}
-	for _, n := range []int{3, len(whole) - 3} {
-		if _, err := parseRule(whole[:n]); err == nil {
-			t.Errorf("%d of %d bytes are no error", n, len(whole))
-		}
-	}
-}
-
-// Entries of iptables that do not fit into what the kernel sent are an error.
-func TestParseLegacy(t *testing.T) {
-	l := legacies[0]
-	entry := func(target, next uint16, size int) []byte {
-		b := make([]byte, size)
-		binary.NativeEndian.PutUint16(b[l.offsets:], target)
-		binary.NativeEndian.PutUint16(b[l.offsets+2:], next)
-		return b
-	}
-	good := entry(112, 152, 152)
-	copy(good[114:], "NOTRACK")
-	if got, err := l.parse("raw", append(good, good...)); err != nil || len(got) != 2 || got[0].what != useNotrack {
-		t.Errorf("two entries: %v, %v", got, err)
-	}
-	for name, bad := range map[string][]byte{
-		"too short": good[:60], "next entry beyond the end": entry(112, 200, 152), "no next entry": entry(112, 0, 152),
-		"target beyond its entry": entry(140, 152, 152),
-	} {
-		if _, err := l.parse("raw", bad); err == nil {
-			t.Errorf("%s: no error", name)
-		}
-	}
-}
-
 // /proc/net/netlink of a host with conntrackd.
 const netlinkSockets = `sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode
 00000000cd1d239c 0   0          00000000 0        0        0     2        0        4       

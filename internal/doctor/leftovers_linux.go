@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 
+	"flowcut/internal/bypass"
 	"flowcut/internal/fence"
 	"flowcut/internal/nft"
 	"flowcut/internal/rtnl"
+	"flowcut/internal/ruleset"
 )
 
 // leftover is something that a flowcut has left behind.
@@ -20,6 +22,7 @@ type leftover struct {
 var finders = []func(*visit) ([]leftover, error){
 	leftTables,
 	leftChains,
+	leftBypasses,
 }
 
 func lookAtLeftovers(v *visit) (finding, error) {
@@ -64,7 +67,7 @@ func judgeLeftovers(list []leftover, where string) finding {
 	}
 	return finding{
 		state: Warning, found: some(names),
-		means: "rules of a cut that is over still stop packets",
+		means: "rules of a cut that is over still stop packets, those of a bypass that is over do nothing",
 		do:    do,
 	}
 }
@@ -73,12 +76,12 @@ func judgeLeftovers(list []leftover, where string) finding {
 // removes those that do. What is left is a copy that somebody loaded, or
 // was made to outlive its owner.
 func leftTables(v *visit) (out []leftover, err error) {
-	tables, err := v.rules.tables()
+	tables, err := v.rules.Tables()
 	if rtnl.Missing(err) {
 		return nil, nil
 	}
 	for _, t := range tables {
-		if t.fence() && t.owner == 0 {
+		if t.Fence() && t.Owner == 0 {
 			out = append(out, leftover{"table " + t.String(), func() error { return removeTable(t) }})
 		}
 	}
@@ -94,12 +97,29 @@ func leftChains(v *visit) (out []leftover, err error) {
 	return out, err
 }
 
-func removeTable(t table) error {
+// leftBypasses finds what is left of bypasses whose time is over. Their rules do
+// nothing any more.
+func leftBypasses(v *visit) (out []leftover, err error) {
+	over, empty, err := bypass.Over(0)
+	if _, foreign := errors.AsType[*bypass.ForeignError](err); foreign || rtnl.Missing(err) {
+		return nil, nil
+	}
+	sweep := func() error { _, err := bypass.List(v.ctx, 0); return err }
+	for _, b := range over {
+		out = append(out, leftover{fmt.Sprintf("bypass %d, whose time is over", b.Number), sweep})
+	}
+	for _, t := range empty {
+		out = append(out, leftover{"table " + t + ", with nothing in it", sweep})
+	}
+	return out, err
+}
+
+func removeTable(t ruleset.Table) error {
 	c, err := nft.Dial(0)
 	if err != nil {
 		return err
 	}
 	b := new(nft.Batch)
-	b.DeleteTable(&nft.Table{Family: nft.Family(t.family), Name: t.name})
+	b.DeleteTable(&nft.Table{Family: nft.Family(t.Family), Name: t.Name})
 	return errors.Join(c.Commit(b), c.Close())
 }

@@ -13,6 +13,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
+	"flowcut/internal/ruleset"
 )
 
 // persisting makes a table that outlives its owner, as can be made from Linux
@@ -48,7 +49,7 @@ func persisting(*place) error {
 func (p *place) tables(t *testing.T) (names []string) {
 	t.Helper()
 	err := p.ns.Do(func() error {
-		all, err := readTables()
+		all, err := ruleset.Tables()
 		for _, t := range all {
 			names = append(names, t.String())
 		}

@@ -11,15 +11,16 @@ import (
 
 	"flowcut/internal/fence"
 	"flowcut/internal/rtnl"
+	"flowcut/internal/ruleset"
 )
 
 // uses looks for one use of rules.
-func (v *visit) uses(what string, judge func(where []string) finding) (finding, error) {
-	where, err := v.rules.of(what)
+func (v *visit) uses(what ruleset.Kind, judge func(where []string) finding) (finding, error) {
+	where, err := v.rules.Of(what)
 	return judge(where), err
 }
 
-func lookAtZones(v *visit) (finding, error) { return v.uses(useZone, judgeZones) }
+func lookAtZones(v *visit) (finding, error) { return v.uses(ruleset.Zone, judgeZones) }
 
 func judgeZones(where []string) finding {
 	if where == nil {
@@ -31,7 +32,7 @@ func judgeZones(where []string) finding {
 	}
 }
 
-func lookAtTProxy(v *visit) (finding, error) { return v.uses(useTProxy, judgeTProxy) }
+func lookAtTProxy(v *visit) (finding, error) { return v.uses(ruleset.TProxy, judgeTProxy) }
 
 func judgeTProxy(where []string) finding {
 	if where == nil {
@@ -44,7 +45,7 @@ func judgeTProxy(where []string) finding {
 	}
 }
 
-func lookAtSynproxy(v *visit) (finding, error) { return v.uses(useSynproxy, judgeSynproxy) }
+func lookAtSynproxy(v *visit) (finding, error) { return v.uses(ruleset.Synproxy, judgeSynproxy) }
 
 func judgeSynproxy(where []string) finding {
 	if where == nil {
@@ -57,7 +58,7 @@ func judgeSynproxy(where []string) finding {
 }
 
 func lookAtQueues(v *visit) (finding, error) {
-	rules, err := v.rules.of(useQueue)
+	rules, err := v.rules.Of(ruleset.Queue)
 	if err != nil {
 		return finding{}, err
 	}
@@ -177,7 +178,7 @@ func judgeListeners(seen []process, unseen int) finding {
 }
 
 func lookAtFlowcuts(v *visit) (finding, error) {
-	tables, err := v.rules.tables()
+	tables, err := v.rules.Tables()
 	if err != nil {
 		if rtnl.Missing(err) {
 			return judgeFlowcuts(nil), nil
@@ -186,8 +187,8 @@ func lookAtFlowcuts(v *visit) (finding, error) {
 	}
 	var ports []uint32
 	for _, t := range tables {
-		if t.fence() && t.owner != 0 && !slices.Contains(ports, t.owner) {
-			ports = append(ports, t.owner)
+		if t.Fence() && t.Owner != 0 && !slices.Contains(ports, t.Owner) {
+			ports = append(ports, t.Owner)
 		}
 	}
 	names, err := owners(ports...)

@@ -69,7 +69,7 @@ func run(words string, stdin ...string) func(*place) error {
 	}
 }
 
-func ruleset(text string) func(*place) error { return run("nft -f -", text) }
+func rulesOf(text string) func(*place) error { return run("nft -f -", text) }
 
 func setSysctl(key, value string) func(*place) error {
 	return func(*place) error {
@@ -261,7 +261,7 @@ func copied(*place) error {
 	for _, name := range []string{"ip flowcut-0badcafe", "ip6 flowcut-0badcafe", "inet flowcut-0badcaf", "ip flowcut-0BADCAFE", "ip not-flowcut-0badcafe"} {
 		text += "table " + name + " { chain pre { type filter hook prerouting priority -198; tcp dport 7 drop; }; }\n"
 	}
-	return ruleset(text)(nil)
+	return rulesOf(text)(nil)
 }
 
 // examined returns what one check says of a place.

@@ -58,14 +58,14 @@ var provocations = []struct {
 	{"Calico with a filter", "ebpf_data_plane", "ok none", "ok none", device("cali12", redirect)},
 	{"nobody's program", "ebpf_data_plane", "ok none", "ok none", device("wan", xdp)},
 	{"redirect", "tc_filters", "ok none", "fail tc filter on wan (u32, redirects to lo)", device("wan", redirect)},
-	{"fwd", "fwd_rules", "ok none", "fail nft fwd rule on wan (table hand, chain in)", all(device("wan"), ruleset(
+	{"fwd", "fwd_rules", "ok none", "fail nft fwd rule on wan (table hand, chain in)", all(device("wan"), rulesOf(
 		`table netdev hand { chain in { type filter hook ingress device "wan" priority 0; fwd to "lo"; }; }`))},
 	{"bridge", "bridges", "ok none", "fail bridging on br0 (br_netfilter is off for IPv4)",
 		all(bridge, setSysctl("net.bridge.bridge-nf-call-iptables", "0"), setSysctl("net.bridge.bridge-nf-call-ip6tables", "1"))},
 	{"bridge that shows", "bridges", "ok none", "ok none",
 		all(bridge, setSysctl("net.bridge.bridge-nf-call-iptables", "1"), setSysctl("net.bridge.bridge-nf-call-ip6tables", "1"))},
 
-	{"nft notrack", "notrack", "ok none", "fail rules that turn tracking off: inet hand pre", ruleset(
+	{"nft notrack", "notrack", "ok none", "fail rules that turn tracking off: inet hand pre", rulesOf(
 		`table inet hand { chain pre { type filter hook prerouting priority raw; udp dport 53 notrack; udp sport 53 notrack; }; }`)},
 	{"iptables-nft", "notrack", "ok none", "fail rules that turn tracking off: ip raw PREROUTING",
 		run("iptables-nft -t raw -A PREROUTING -p udp -j CT --notrack")},
@@ -75,7 +75,7 @@ var provocations = []struct {
 		run("ip6tables-legacy -t raw -A PREROUTING -p udp -j CT --notrack")},
 	{"harmless tables", "notrack", "ok none", "ok none", all(
 		run("iptables-legacy -t raw -A PREROUTING -p udp -j CT --zone 3"), run("ip6tables-legacy -A INPUT -j ACCEPT"),
-		ruleset(`table inet hand { chain pre { type filter hook prerouting priority raw; ct state new accept; }; }`))},
+		rulesOf(`table inet hand { chain pre { type filter hook prerouting priority raw; ct state new accept; }; }`))},
 	{"fences of iptables", "notrack", "ok none", "ok none", all(
 		run("iptables-legacy -t raw -N FLOWCUT-0badcafe"), run("iptables-legacy -t raw -A FLOWCUT-0badcafe -j CT --notrack"),
 		run("iptables-nft -t raw -N FLOWCUT-0badcafe-kick"), run("iptables-nft -t raw -A FLOWCUT-0badcafe-kick -j CT --notrack"))},
@@ -84,17 +84,17 @@ var provocations = []struct {
 		run("iptables-nft -t raw -N FLOWCUT-HAND"), run("iptables-nft -t raw -A FLOWCUT-HAND -j CT --notrack"))},
 	{"fence of another flowcut", "notrack", "ok none", "ok none", fenced},
 
-	{"nft zone", "zones", "ok none", "note rules that choose a zone: ip hand pre", ruleset(
+	{"nft zone", "zones", "ok none", "note rules that choose a zone: ip hand pre", rulesOf(
 		`table ip hand { chain pre { type filter hook prerouting priority raw; ct zone set 7; }; }`)},
-	{"zone that is asked for", "zones", "ok none", "ok none", ruleset(
+	{"zone that is asked for", "zones", "ok none", "ok none", rulesOf(
 		`table ip hand { chain pre { type filter hook prerouting priority 0; ct zone 7 ct mark set 1 accept; }; }`)},
 	{"iptables zone", "zones", "ok none", "note rules that choose a zone: ip raw PREROUTING, ip raw of iptables-legacy", all(
 		run("iptables-nft -t raw -A PREROUTING -j CT --zone-orig mark"), run("iptables-legacy -t raw -A PREROUTING -j CT --zone 3"))},
-	{"nft tproxy", "tproxy", "ok none", "warning rules with a transparent proxy: ip hand pre", ruleset(
+	{"nft tproxy", "tproxy", "ok none", "warning rules with a transparent proxy: ip hand pre", rulesOf(
 		`table ip hand { chain pre { type filter hook prerouting priority mangle; tcp dport 80 tproxy to :3128; }; }`)},
 	{"iptables TPROXY", "tproxy", "ok none", "warning rules with a transparent proxy: ip mangle of iptables-legacy",
 		run("iptables-legacy -t mangle -A PREROUTING -p tcp --dport 80 -j TPROXY --on-port 3128")},
-	{"synproxy", "synproxy", "ok none", "note rules with SYNPROXY: ip hand in, ip filter of iptables-legacy", all(ruleset(
+	{"synproxy", "synproxy", "ok none", "note rules with SYNPROXY: ip hand in, ip filter of iptables-legacy", all(rulesOf(
 		`table ip hand { chain in { type filter hook input priority 0; tcp dport 80 synproxy mss 1460 wscale 7 timestamp sack-perm; }; }`),
 		run("iptables-legacy -A INPUT -p tcp --dport 80 -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460"))},
 	{"queue without a program", "queues", "ok none", "note rules that queue packets, which nobody takes: ip filter INPUT, ip filter of iptables-legacy",

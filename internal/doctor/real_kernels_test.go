@@ -67,7 +67,7 @@ func TestRealDetours(t *testing.T) {
 func TestRealFlowtable(t *testing.T) {
 	p := newPlace(t)
 	err := p.ns.Do(func() error {
-		return all(device("wan"), ruleset(`table inet filter { flowtable fast { hook ingress priority 0; devices = { "wan" }; }; }`))(p)
+		return all(device("wan"), rulesOf(`table inet filter { flowtable fast { hook ingress priority 0; devices = { "wan" }; }; }`))(p)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +82,7 @@ func TestRealFlowtable(t *testing.T) {
 func TestRealQueueRule(t *testing.T) {
 	p := newPlace(t)
 	err := p.ns.Do(func() error {
-		return ruleset(`table ip hand { chain in { type filter hook input priority 0; tcp dport 80 queue num 5; }; }`)(p)
+		return rulesOf(`table ip hand { chain in { type filter hook input priority 0; tcp dport 80 queue num 5; }; }`)(p)
 	})
 	if err != nil {
 		t.Fatal(err)

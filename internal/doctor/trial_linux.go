@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,6 +15,7 @@ import (
 	"flowcut/internal/netns"
 	"flowcut/internal/nft"
 	"flowcut/internal/rtnl"
+	"flowcut/internal/ruleset"
 	"flowcut/selector"
 )
 
@@ -29,7 +29,7 @@ var trialSelections = []string{
 func lookAtNFTables(v *visit) (finding, error) {
 	// What is there tells whether there is nf_tables at all, also without a
 	// scratch namespace.
-	if _, err := v.rules.tables(); err != nil {
+	if _, err := v.rules.Tables(); err != nil {
 		return judgeNFTables(err, nil)
 	}
 	fd, err := v.lab.fd()
@@ -112,7 +112,7 @@ func tryFence(ctx context.Context, fd int) error {
 		return err
 	}
 	return netns.DoFd(fd, func() error {
-		left, err := readTables()
+		left, err := ruleset.Tables()
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("table %s outlives its owner", left[0])
 		}
@@ -327,6 +327,7 @@ func askIPv6(want, other netip.Addr) (wanted, others bool, err error) {
 // sourceOf reads the original source of a flow of IPv6.
 func sourceOf(message []byte) (src netip.Addr, err error) {
 	const tupleOrig, tupleIP, ipv6Src = 1, 1, 3
+	const sizeofNfGenMsg = 4
 	_, err = rtnl.Parse(message, sizeofNfGenMsg, func(ad *rtnl.Attr) {
 		if ad.Type() != tupleOrig {
 			return
@@ -343,12 +344,4 @@ func sourceOf(message []byte) (src netip.Addr, err error) {
 		})
 	})
 	return src, err
-}
-
-// be32 is how the numbers of nf_tables are written.
-func be32(b []byte) uint32 {
-	if len(b) < 4 {
-		return 0
-	}
-	return binary.BigEndian.Uint32(b)
 }

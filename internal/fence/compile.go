@@ -2,6 +2,7 @@ package fence
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -21,6 +22,8 @@ type (
 // compiler turns a selector into rules for one family.
 type compiler struct {
 	family  nft.Family
+	headers bool   // conditions are on the packet's own header, not on its flow
+	prefix  string // of the names of sets, "selector" if empty
 	sets    []*nft.Set
 	lists   []addrList // that have become sets
 	count   bool       // compile only to count: sets need no elements
@@ -84,7 +87,8 @@ func (c *compiler) compile(s *selector.Selector) terms {
 		c.addrs(s.OrigDst, nft.CTDst(c.family, nft.Original)),
 		c.addrs(s.ReplySrc, nft.CTSrc(c.family, nft.Reply)),
 		c.addrs(s.ReplyDst, nft.CTDst(c.family, nft.Reply)),
-		c.host(s.Host),
+		c.host(s.Host, nft.CTSrc(c.family, nft.Original), nft.CTDst(c.family, nft.Original),
+			nft.CTSrc(c.family, nft.Reply), nft.CTDst(c.family, nft.Reply)),
 		c.protos(s.Proto),
 		c.ports(s.OrigSrcPort, nft.CTProtoSrc(nft.Original)),
 		c.ports(s.OrigDstPort, nft.CTProtoDst(nft.Original)),
@@ -124,7 +128,7 @@ func (c *compiler) set(key nft.Type, interval bool, elems []nft.Element) string 
 			return s.Name
 		}
 	}
-	name := fmt.Sprintf("selector%d", len(c.sets))
+	name := fmt.Sprintf("%s%d", cmp.Or(c.prefix, "selector"), len(c.sets))
 	c.sets = append(c.sets, &nft.Set{Name: name, Key: []nft.Type{key}, Interval: interval, Elements: elems})
 	return name
 }
@@ -148,6 +152,8 @@ func (c *compiler) inList(ranges []selector.AddrRange, not bool, op nft.Operand)
 		return nil
 	case len(ranges) == 1:
 		return terms{{inRange(op, ranges[0], not)}}
+	case not && c.headers:
+		return c.none(len(ranges), func(i int) nft.Statement { return inRange(op, ranges[i], true) })
 	}
 	var out terms
 	for _, set := range c.addrSets(ranges) {
@@ -247,11 +253,8 @@ func (c *compiler) intervals(ranges []selector.AddrRange) []nft.Element {
 	return out
 }
 
-func (c *compiler) host(a selector.Addrs) terms {
-	ops := []nft.Operand{
-		nft.CTSrc(c.family, nft.Original), nft.CTDst(c.family, nft.Original),
-		nft.CTSrc(c.family, nft.Reply), nft.CTDst(c.family, nft.Reply),
-	}
+// host is the condition that any of the operands is in a list; negated: none.
+func (c *compiler) host(a selector.Addrs, ops ...nft.Operand) terms {
 	out := terms{nil}
 	if !a.Set {
 		return out
@@ -278,14 +281,18 @@ func (c *compiler) protos(p selector.Protos) terms {
 }
 
 func (c *compiler) protoList(list []conntrack.Proto, not bool) terms {
+	op := nft.CTProto
+	if c.headers {
+		op = nft.MetaL4Proto
+	}
 	if len(list) == 1 {
-		return terms{{nft.Compare{Op: nft.CTProto, Not: not, Value: []byte{byte(list[0])}}}}
+		return terms{{nft.Compare{Op: op, Not: not, Value: []byte{byte(list[0])}}}}
 	}
 	var elems []nft.Element
 	for _, p := range list {
 		elems = append(elems, nft.Element{Key: []byte{byte(p)}})
 	}
-	return terms{{nft.Lookup{Key: nft.Key{nft.CTProto}, Not: not, Set: c.set(nft.TypeProto, false, elems)}}}
+	return terms{{nft.Lookup{Key: nft.Key{op}, Not: not, Set: c.set(nft.TypeProto, false, elems)}}}
 }
 
 // withPorts are the protocols that ports apply to.
@@ -303,6 +310,9 @@ func (c *compiler) ports(p selector.Ports, op nft.Operand) terms {
 func (c *compiler) portRanges(p selector.Ports, op nft.Operand) terms {
 	if len(p.Ranges) == 1 {
 		return terms{{portRange(op, p.Ranges[0], p.Negated)}}
+	}
+	if p.Negated && c.headers {
+		return c.none(len(p.Ranges), func(i int) nft.Statement { return portRange(op, p.Ranges[i], true) })
 	}
 	var elems []nft.Element
 	for _, r := range p.Ranges {

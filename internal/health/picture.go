@@ -27,6 +27,19 @@ type line struct {
 	bad    bool
 }
 
+// thin returns n points at most, in even steps, the first and the last among them: samples in
+// quick succession show the moments at which a busy machine came to take them.
+func thin(points []Point, n int) []Point {
+	if len(points) <= n {
+		return points
+	}
+	out := make([]Point, n)
+	for i := range out {
+		out[i] = points[i*(len(points)-1)/(n-1)]
+	}
+	return out
+}
+
 // lines returns what is drawn of points: the count, and rates a second.
 func lines(points []Point) []line {
 	count := line{name: "entries"}
@@ -82,7 +95,7 @@ func Spark(values []float64, top float64, columns int) string {
 // Sparks returns a line of text for each course of a picture: the name, what is drawn, and
 // the largest value.
 func Sparks(points []Point, columns int) (rows [][3]string) {
-	for _, l := range lines(points) {
+	for _, l := range lines(thin(points, columns+1)) {
 		most := 0.
 		for _, v := range l.values {
 			most = max(most, v)
@@ -101,6 +114,7 @@ const (
 	stripHeight  = 96.0
 	stripGap     = 40.0
 	marginBottom = 40.0
+	pictureSteps = 90
 )
 
 // look has all colours, for light and for dark.
@@ -118,7 +132,7 @@ text{font-family:system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;fon
 // Picture draws points as an SVG: entries, new flows and losses on one clock.
 func Picture(points []Point) []byte {
 	var out bytes.Buffer
-	strips := lines(points)
+	strips := lines(thin(points, pictureSteps))
 	height := marginTop + float64(len(strips))*(stripHeight+stripGap) - stripGap + marginBottom
 	c := svg.New(&out)
 	c.Startview(pictureWidth, height, 0, 0, pictureWidth, height)

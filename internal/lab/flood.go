@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Floods says what to send; To and Sources are needed. IPv4 alone.
+// Floods says what to send; To and Sources, of one family, are needed.
 type Floods struct {
 	To      netip.AddrPort
 	Sources netip.Prefix // whom to pretend to be; the gateway needs a way back for the answers
@@ -35,7 +35,11 @@ type Flood struct {
 
 // Flood begins to send from the host.
 func (h *Host) Flood(f Floods) (*Flood, error) {
-	conn, err := h.open(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	family := unix.AF_INET
+	if f.To.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	conn, err := h.open(family, unix.SOCK_RAW, unix.IPPROTO_RAW)
 	if err != nil {
 		return nil, err
 	}

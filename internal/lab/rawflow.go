@@ -161,19 +161,23 @@ func segment(ports []byte, flags byte, window uint16, seq, ack uint32) []byte {
 	return append(b, 0, 0, 0, 0)
 }
 
-// Packet is an IPv4 packet; the kernel fills the header's checksum, length and
-// number in. Of TCP and UDP the checksum is written.
+// Packet is a packet of the addresses' family; the kernel fills an IPv4 header's
+// checksum, length and number in. Of TCP and UDP the checksum is written.
 func Packet(src, dst netip.Addr, proto byte, payload []byte) []byte {
 	const ttl = 64
 	b := []byte{4<<4 | 5, 0, 0, 0, 0, 0, 0, 0, ttl, proto, 0, 0}
+	if src.Is6() {
+		b = []byte{6 << 4, 0, 0, 0, byte(len(payload) >> 8), byte(len(payload)), proto, ttl}
+	}
+	addrs := len(b)
 	b = append(append(append(b, src.AsSlice()...), dst.AsSlice()...), payload...)
 	at, known := map[byte]int{unix.IPPROTO_TCP: 16, unix.IPPROTO_UDP: 6}[proto]
 	if !known {
 		return b
 	}
-	body := b[20:]
+	body := b[len(b)-len(payload):]
 	sum := uint32(proto) + uint32(len(body))
-	for i, v := range b[12:] { // addresses, then the payload; both begin at an even place
+	for i, v := range b[addrs:] { // addresses, then the payload; both begin at an even place
 		sum += uint32(v) << (8 * (1 - i%2))
 	}
 	for sum>>16 != 0 {

@@ -9,6 +9,11 @@ import (
 // Batch is a list of changes that the kernel makes all at once or not at all.
 // The zero value is an empty batch.
 type Batch struct {
+	// Generation is the number of the ruleset that the changes are meant for, as
+	// [Conn.Generation] has it. Where that is not the last one any more, Commit
+	// returns ErrChanged. 0: whatever it is.
+	Generation uint32
+
 	msgs  []rtnl.Message
 	setID uint32
 }
@@ -100,7 +105,7 @@ func (s *Set) flags() uint32 {
 	if s.Dynamic {
 		f |= unix.NFT_SET_EVAL
 	}
-	if s.Timeout != 0 {
+	if s.timed() {
 		f |= unix.NFT_SET_TIMEOUT
 	}
 	return f
@@ -129,6 +134,9 @@ func (el Element) append(e *encoder) {
 		e.nest(unix.NFTA_SET_ELEM_KEY, func() { e.bytes(unix.NFTA_DATA_VALUE, el.Key) })
 		if el.End {
 			e.u32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+		}
+		if el.Timeout != 0 {
+			e.u64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(el.Timeout.Milliseconds()))
 		}
 	})
 }
@@ -183,6 +191,46 @@ func (b *Batch) FlushChain(t *Table, chain string) {
 	b.put(unix.NFT_MSG_DELRULE, t.Family, remove, func(e *encoder) {
 		e.str(unix.NFTA_RULE_TABLE, t.Name)
 		e.str(unix.NFTA_RULE_CHAIN, chain)
+	})
+}
+
+// AddChain makes a chain of the table with its rules.
+func (b *Batch) AddChain(t *Table, c *Chain) {
+	b.addChain(t, c)
+	b.AddRules(t, c.Name, c.Rules)
+}
+
+// FlushSet removes what is in a set; the set stays.
+func (b *Batch) FlushSet(t *Table, set string) {
+	b.put(unix.NFT_MSG_DELSETELEM, t.Family, remove, func(e *encoder) {
+		e.str(unix.NFTA_SET_ELEM_LIST_TABLE, t.Name)
+		e.str(unix.NFTA_SET_ELEM_LIST_SET, set)
+	})
+}
+
+// DeleteRule removes one rule of a chain.
+func (b *Batch) DeleteRule(t *Table, chain string, handle uint64) {
+	b.put(unix.NFT_MSG_DELRULE, t.Family, remove, func(e *encoder) {
+		e.str(unix.NFTA_RULE_TABLE, t.Name)
+		e.str(unix.NFTA_RULE_CHAIN, chain)
+		e.u64(unix.NFTA_RULE_HANDLE, handle)
+	})
+}
+
+// DeleteChain removes a chain with its rules, to which nothing jumps any more.
+// Packets that wait in any NFQUEUE of the namespace are lost if it is a base chain.
+func (b *Batch) DeleteChain(t *Table, chain string) {
+	b.put(unix.NFT_MSG_DELCHAIN, t.Family, remove, func(e *encoder) {
+		e.str(unix.NFTA_CHAIN_TABLE, t.Name)
+		e.str(unix.NFTA_CHAIN_NAME, chain)
+	})
+}
+
+// DeleteSet removes a set that no rule uses any more.
+func (b *Batch) DeleteSet(t *Table, set string) {
+	b.put(unix.NFT_MSG_DELSET, t.Family, remove, func(e *encoder) {
+		e.str(unix.NFTA_SET_TABLE, t.Name)
+		e.str(unix.NFTA_SET_NAME, set)
 	})
 }
 

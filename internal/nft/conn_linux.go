@@ -48,6 +48,9 @@ func (c *Conn) Commit(b *Batch) error {
 		return nil
 	}
 	if err := c.commit(b); err != nil {
+		if errors.Is(err, unix.ERESTART) {
+			err = ErrChanged
+		}
 		c.broken = fmt.Errorf("nft: commit %d changes: %w", len(b.msgs), err)
 	}
 	return c.broken
@@ -55,8 +58,14 @@ func (c *Conn) Commit(b *Batch) error {
 
 func (c *Conn) commit(b *Batch) error {
 	msgs := make([]rtnl.Message, 0, len(b.msgs)+2)
-	msgs = append(msgs, bracket(unix.NFNL_MSG_BATCH_BEGIN))
-	msgs = append(msgs, b.msgs...)
+	begin := bracket(unix.NFNL_MSG_BATCH_BEGIN)
+	if b.Generation != 0 {
+		const id = 1 // NFNL_BATCH_GENID
+		e := &encoder{b: begin.Body}
+		e.u32(id, b.Generation)
+		begin.Body = e.b
+	}
+	msgs = append(append(msgs, begin), b.msgs...)
 	// Errors answer by themselves; one more answer tells that all went well.
 	msgs[len(msgs)-1].Flags |= unix.NLM_F_ACK
 	return c.nl.Batch(append(msgs, bracket(unix.NFNL_MSG_BATCH_END)))
@@ -65,6 +74,10 @@ func (c *Conn) commit(b *Batch) error {
 func bracket(typ uint16) rtnl.Message {
 	return rtnl.Message{Type: typ, Body: []byte{unix.AF_UNSPEC, 0, 0, unix.NFNL_SUBSYS_NFTABLES}} // res_id, big-endian
 }
+
+// ErrChanged means that others have changed the ruleset since the generation that
+// a batch was meant for. Nothing was done: read, and try again.
+var ErrChanged = errors.New("the ruleset has changed meanwhile")
 
 // errInterrupted means that the ruleset changed while it was read.
 var errInterrupted = errors.New("ruleset changed while it was read")
@@ -87,7 +100,8 @@ func (c *Conn) dump(typ uint16, f Family, fill func(e *encoder)) ([][]byte, erro
 // Member is an element that a set holds.
 type Member struct {
 	Key     []byte        // parts padded to four bytes; valid until the next step
-	Expires time.Duration // time left, 0 where the element has none
+	Expires time.Duration // time left
+	Timed   bool          // it has a time; otherwise it stays
 }
 
 // Members returns the elements that are in a set now. While rules add to the
@@ -130,6 +144,7 @@ func parseMember(elem []byte) (m Member, err error) {
 		case unix.NFTA_SET_ELEM_KEY:
 			return find(v, unix.NFTA_DATA_VALUE, func(v []byte) error { m.Key = v; return nil })
 		case unix.NFTA_SET_ELEM_EXPIRATION:
+			m.Timed = true
 			const most = uint64(math.MaxInt64 / time.Millisecond) // some 300 million years
 			m.Expires = time.Duration(min(u64(v), most)) * time.Millisecond
 		}
@@ -164,43 +179,97 @@ type Count struct{ Packets, Bytes uint64 }
 // Counts returns the counters of the table's rules by the rules' comments;
 // rules with the same comment are added up.
 func (c *Conn) Counts(t *Table) (map[string]Count, error) {
+	rules, err := c.Rules(t)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]Count{}
+	for _, r := range rules {
+		sum := out[r.Comment]
+		out[r.Comment] = Count{sum.Packets + r.Count.Packets, sum.Bytes + r.Count.Bytes}
+	}
+	return out, nil
+}
+
+// RuleHeader is what the kernel says of a rule, but for its statements.
+type RuleHeader struct {
+	Chain   string
+	Comment string
+	Handle  uint64
+	Count   Count // zero without a counter
+}
+
+// Rules returns the rules of a table, those of a chain in their order; none
+// where there is no such table.
+func (c *Conn) Rules(t *Table) ([]RuleHeader, error) {
 	msgs, err := c.dump(unix.NFT_MSG_GETRULE, t.Family, func(e *encoder) {
 		e.str(unix.NFTA_RULE_TABLE, t.Name)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("nft: list rules of %s: %w", t.Name, err)
 	}
-	out := map[string]Count{}
+	var out []RuleHeader
 	for _, m := range msgs {
-		name, n, err := parseRule(m)
+		r, err := parseRule(m)
 		if err != nil {
 			return nil, err
 		}
-		sum := out[name]
-		out[name] = Count{sum.Packets + n.Packets, sum.Bytes + n.Bytes}
+		out = append(out, r)
 	}
 	return out, nil
 }
 
-func parseRule(data []byte) (name string, n Count, err error) {
+func parseRule(data []byte) (r RuleHeader, err error) {
 	if len(data) < 4 {
-		return "", n, nil
+		return r, nil
 	}
 	err = attrs(data[4:], func(typ uint16, v []byte) error {
 		switch typ {
+		case unix.NFTA_RULE_CHAIN:
+			r.Chain = str(v)
+		case unix.NFTA_RULE_HANDLE:
+			r.Handle = u64(v)
 		case unix.NFTA_RULE_USERDATA:
 			if len(v) > 2 && v[0] == 0 {
-				name = str(v[2:])
+				r.Comment = str(v[2:])
 			}
 		case unix.NFTA_RULE_EXPRESSIONS:
-			return attrs(v, func(_ uint16, v []byte) error { return parseExpr(v, &n) })
+			return attrs(v, func(_ uint16, v []byte) error { return parseExpr(v, &r.Count) })
 		}
 		return nil
 	})
 	if err != nil {
-		return "", Count{}, err
+		return RuleHeader{}, err
 	}
-	return name, n, nil
+	return r, nil
+}
+
+// Chains returns the names of a table's chains.
+func (c *Conn) Chains(t *Table) ([]string, error) {
+	msgs, err := c.dump(unix.NFT_MSG_GETCHAIN, t.Family, func(*encoder) {})
+	if err != nil {
+		return nil, fmt.Errorf("nft: list chains of %s: %w", t.Name, err)
+	}
+	var out []string
+	for _, m := range msgs {
+		var table, name string
+		err := attrs(m[min(4, len(m)):], func(typ uint16, v []byte) error {
+			switch typ {
+			case unix.NFTA_CHAIN_TABLE:
+				table = str(v)
+			case unix.NFTA_CHAIN_NAME:
+				name = str(v)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		if table == t.Name {
+			out = append(out, name)
+		}
+	}
+	return out, nil
 }
 
 func parseExpr(b []byte, n *Count) error {

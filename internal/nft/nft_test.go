@@ -51,6 +51,9 @@ func everything(f Family, addr netip.Addr) *Table {
 		{Name: "seen", Key: tuple.Types(), Dynamic: true, Size: 1000, Timeout: time.Second},
 		{Name: "dead", Key: tuple.Types(), Dynamic: true, Size: 1000},
 		{Name: "born", Key: append(Key{CTID}, tuple...).Types(), Dynamic: true, Size: 1000},
+		{Name: "until", Key: []Type{TypeEther}, Timed: true, Elements: []Element{{Key: f.EtherType(), Timeout: time.Hour}}},
+		{Name: "ports", Key: []Type{TypePort}, Interval: true, Elements: []Element{
+			{Key: Port(80)}, {Key: Port(81), End: true}, {Key: Port(255)}, {Key: Port(512), End: true}, {Key: Port(60000)}}},
 		{Name: "addrs", Key: []Type{f.AddrType()}, Interval: true, Elements: []Element{{Key: addr.AsSlice()}, {Key: addr.Next().Next().AsSlice(), End: true}}},
 	}, Chains: []*Chain{
 		{Name: "pre", Hook: &Hook{"filter", Prerouting, -199}, Rules: []Rule{
@@ -62,6 +65,7 @@ func everything(f Family, addr netip.Addr) *Table {
 			NewRule("", Equal(CTSrc(f, Original), addr.AsSlice()), Equal(MetaL4Proto, []byte{6}), Range{Op: CTProtoDst(Reply), From: Port(80), To: Port(90)}, Jump("other")),
 			NewRule("", Equal(MetaPriority, U32(7)), Equal(MetaIIFName, Name("lo")), Accept),
 			NewRule("", Equal(MetaIIFKind, Name("bridge")), Accept),
+			NewRule("", Equal(MetaL4Proto, []byte{6}), Lookup{Key: Key{DstPort}, Set: "ports"}, Lookup{Key: Key{MetaProtocol}, Set: "until"}, Drop),
 		}},
 		{Name: "other"},
 		{Name: "raw", Hook: &Hook{"filter", Output, -300}, Rules: []Rule{NewRule("", Equal(MetaMark, U32(1)), Notrack)}},

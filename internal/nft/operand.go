@@ -32,6 +32,7 @@ var (
 	TypeInteger = Type{4, 4}
 	TypeIPv4    = Type{7, 4}  // ipv4_addr
 	TypeIPv6    = Type{8, 16} // ipv6_addr
+	TypeEther   = Type{10, 2} // ether_type
 	TypeProto   = Type{12, 1} // inet_proto
 	TypePort    = Type{13, 2} // inet_service
 	TypeTCPFlag = Type{15, 1} // tcp_flag
@@ -121,6 +122,7 @@ const metaIIFKind = 26 // NFT_META_IIFKIND
 // What the packet has besides its bytes.
 var (
 	MetaL4Proto  = meta("meta l4proto", unix.NFT_META_L4PROTO, TypeProto)
+	MetaProtocol = meta("meta protocol", unix.NFT_META_PROTOCOL, TypeEther) // all packets of a table ip or ip6 have the same, see [Family.EtherType]
 	MetaMark     = meta("meta mark", unix.NFT_META_MARK, TypeMark)
 	MetaPriority = meta("meta priority", unix.NFT_META_PRIORITY, Type{23, 4})
 	MetaIIFKind  = meta("meta iifkind", metaIIFKind, Type{41, 16}) // such as "bridge"; Linux 5.0

@@ -144,7 +144,7 @@ func (c *Conn) get(typ uint16, f Family, fill func(e *encoder)) ([]byte, error) 
 func (c *Conn) atRest(read func() ([][]byte, error)) ([][]byte, error) {
 	const tries = 100
 	for range tries {
-		before, err := c.generation()
+		before, err := c.Generation()
 		if err != nil {
 			return nil, err
 		}
@@ -152,16 +152,16 @@ func (c *Conn) atRest(read func() ([][]byte, error)) ([][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if after, err := c.generation(); err != nil || after == before {
+		if after, err := c.Generation(); err != nil || after == before {
 			return msgs, err
 		}
 	}
 	return nil, errInterrupted
 }
 
-// generation returns the number of the last transaction, when that is over:
+// Generation returns the number of the last transaction, when that is over:
 // an empty one, which has no number, waits for it.
-func (c *Conn) generation() (uint32, error) {
+func (c *Conn) Generation() (uint32, error) {
 	if err := c.nl.Batch([]rtnl.Message{bracket(unix.NFNL_MSG_BATCH_BEGIN), bracket(unix.NFNL_MSG_BATCH_END)}); err != nil {
 		return 0, err
 	}

@@ -98,6 +98,8 @@ func format(t Type, v []byte) string {
 		return a.String()
 	case t == TypePort:
 		return fmt.Sprint(binary.BigEndian.Uint16(v))
+	case t == TypeEther:
+		return fmt.Sprintf("%#x", binary.BigEndian.Uint16(v))
 	case t.Len == 1:
 		return fmt.Sprint(v[0])
 	case t == TypeZone:

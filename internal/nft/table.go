@@ -5,6 +5,7 @@
 package nft
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,6 +38,14 @@ func (f Family) AddrType() Type {
 	return TypeIPv4
 }
 
+// EtherType is what [MetaProtocol] is for packets of the family.
+func (f Family) EtherType() []byte {
+	if f == IPv6 {
+		return Port(unix.ETH_P_IPV6)
+	}
+	return Port(unix.ETH_P_IP)
+}
+
 // Table is a table with all that is in it.
 type Table struct {
 	Family Family
@@ -54,13 +63,15 @@ type Set struct {
 	Dynamic  bool          // rules add elements
 	Size     uint32        // most elements, 0: no limit; dynamic sets need one
 	Timeout  time.Duration // elements live that long, 0: for ever
+	Timed    bool          // elements may have a time of their own; so they may where Timeout is not 0
 	Elements []Element
 }
 
 // Element is one key of a set, each part padded to four bytes.
 type Element struct {
-	Key []byte
-	End bool // first key behind a range, not a part of it
+	Key     []byte
+	End     bool          // first key behind a range, not a part of it
+	Timeout time.Duration // the element lives that long, 0: as the set has it
 }
 
 // Chain is a chain, with a hook a base chain.
@@ -110,11 +121,17 @@ func (r Rule) String() string {
 // String returns the table as a file for nft(8). Elements of sets are counted,
 // not listed; the owner flag is left out, since nft(8) would drop the table at
 // its exit.
-func (t *Table) String() string {
+func (t *Table) String() string { return t.text(false) }
+
+// File is String with all elements, so that nft(8) makes the same table of it.
+// Keys have one part.
+func (t *Table) File() string { return t.text(true) }
+
+func (t *Table) text(elements bool) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table %s %s {\n", t.Family, t.Name)
 	for _, s := range t.Sets {
-		s.write(&b)
+		s.write(&b, elements)
 	}
 	for _, c := range t.Chains {
 		c.write(&b)
@@ -123,7 +140,7 @@ func (t *Table) String() string {
 	return b.String()
 }
 
-func (s *Set) write(b *strings.Builder) {
+func (s *Set) write(b *strings.Builder, elements bool) {
 	fmt.Fprintf(b, "\tset %s {\n\t\ttype %s\n", s.Name, typeNames(s.Key))
 	var flags []string
 	if s.Interval {
@@ -132,7 +149,7 @@ func (s *Set) write(b *strings.Builder) {
 	if s.Dynamic {
 		flags = append(flags, "dynamic")
 	}
-	if s.Timeout != 0 {
+	if s.timed() {
 		flags = append(flags, "timeout")
 	}
 	if s.Size != 0 {
@@ -144,14 +161,56 @@ func (s *Set) write(b *strings.Builder) {
 	if s.Timeout != 0 {
 		fmt.Fprintf(b, "\t\ttimeout %dms\n", s.Timeout.Milliseconds())
 	}
-	if len(s.Elements) > 0 {
+	switch {
+	case len(s.Elements) == 0:
+	case elements:
+		fmt.Fprintf(b, "\t\telements = { %s }\n", strings.Join(s.words(), ", "))
+	default:
 		fmt.Fprintf(b, "\t\t# %d elements\n", len(s.Elements))
 	}
 	b.WriteString("\t}\n")
 }
 
+func (s *Set) timed() bool { return s.Timed || s.Timeout != 0 }
+
+// words are the elements as nft(8) writes them, ranges from end to end.
+func (s *Set) words() []string {
+	var out []string
+	for i, el := range s.Elements {
+		if el.End {
+			continue
+		}
+		word := format(s.Key[0], el.Key)
+		if s.Interval {
+			last := bytes.Repeat([]byte{0xff}, len(el.Key))
+			if i+1 < len(s.Elements) && s.Elements[i+1].End {
+				last = before(s.Elements[i+1].Key)
+			}
+			if !bytes.Equal(last, el.Key) {
+				word += "-" + format(s.Key[0], last)
+			}
+		}
+		if el.Timeout != 0 {
+			word += fmt.Sprintf(" timeout %dms", el.Timeout.Milliseconds())
+		}
+		out = append(out, word)
+	}
+	return out
+}
+
+// before returns the big-endian number one less, of which there must be one.
+func before(key []byte) []byte {
+	out := bytes.Clone(key)
+	for i := len(out) - 1; i >= 0; i-- {
+		if out[i]--; out[i] != 0xff {
+			break
+		}
+	}
+	return out
+}
+
 func typeNames(key []Type) string {
-	names := map[Type]string{TypeIPv4: "ipv4_addr", TypeIPv6: "ipv6_addr", TypeProto: "inet_proto", TypePort: "inet_service", TypeMark: "mark"}
+	names := map[Type]string{TypeIPv4: "ipv4_addr", TypeIPv6: "ipv6_addr", TypeProto: "inet_proto", TypeEther: "ether_type", TypePort: "inet_service", TypeMark: "mark"}
 	out := make([]string, len(key))
 	for i, t := range key {
 		out[i] = names[t]

@@ -223,10 +223,7 @@ func (b *Book) returned(e *conntrack.Event, k *key, at time.Time) bool {
 	if handshakes(e.Flow.Orig.Proto) {
 		return adopted(e.Flow)
 	}
-	r := b.at(i)
-	x := b.ending(r)
-	deleted := x.program != 0 || r.flags&(flagTold|flagAnnounced) == 0
-	return deleted && at.Unix() < int64(r.expires)
+	return at.Unix() < int64(b.at(i).expires) // what expired by itself is not remembered
 }
 
 // earlier returns the life before the one on k.

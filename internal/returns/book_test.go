@@ -359,6 +359,33 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// What a listing does not have is gone, also if another one was given up before.
+func TestSweep(t *testing.T) {
+	b := New(nil, 0)
+	for _, e := range []conntrack.Event{
+		{Kind: isNew, Flow: dnat}, {Kind: isNew, Flow: ask}, {Kind: isNew, Flow: plain6},
+		{Kind: begin}, {Kind: entry, Flow: dnat}, {Kind: conntrack.EventOverrun},
+		{Kind: begin}, {Kind: entry, Flow: ask}, {Kind: synced},
+	} {
+		b.Apply(&e)
+	}
+	if b.Len() != 1 || b.Apply(&conntrack.Event{Kind: isUpdate, Flow: ask}).Began.IsZero() {
+		t.Errorf("%d flows", b.Len())
+	}
+}
+
+// Of the lives on the same tuples the last is remembered.
+func TestSameTuples(t *testing.T) {
+	b := New(nil, 0)
+	for i := range 1000 {
+		b.Apply(&conntrack.Event{Kind: isNew, Flow: with(dnat, uint32(i))})
+		b.Apply(&conntrack.Event{Kind: isEnd, Flow: with(dnat, uint32(i)), PortID: uint32(i % 3)})
+	}
+	if b.used != 1 {
+		t.Errorf("%d records", b.used)
+	}
+}
+
 // numbered returns one of many flows.
 func numbered(i int) *conntrack.Flow {
 	f := *dnat

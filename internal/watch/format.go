@@ -134,6 +134,8 @@ func (t text) appendReturn(b []byte, e *conntrack.Event, v *returns.Verdict) []b
 // appendSpan appends a time, to a tenth of a second if it is short.
 func appendSpan(b []byte, d time.Duration) []byte {
 	switch d = max(0, d); {
+	case d < time.Millisecond:
+		return append(b, "under 1ms"...)
 	case d < time.Second:
 		return append(strconv.AppendInt(b, d.Milliseconds(), 10), "ms"...)
 	case d < time.Minute:
@@ -148,8 +150,9 @@ func appendBegin(b []byte, event string, v *returns.Verdict) []byte {
 	return appendTime(b, "time", v.At)
 }
 
-// appendJSON renders an event as one JSON object.
-func appendJSON(b []byte, e *conntrack.Event, v *returns.Verdict) []byte {
+// AppendJSON appends an event of a flow as one JSON object; flowcut(8) has its
+// fields.
+func AppendJSON(b []byte, e *conntrack.Event, v *returns.Verdict) []byte {
 	b = appendBegin(b, word(e.Kind), v)
 	b = strconv.AppendBool(append(b, `,"returned":`...), v.Returned)
 	if e.PortID != 0 {

@@ -28,6 +28,8 @@ type Options struct {
 
 	For   time.Duration // how long; 0: until the context ends
 	Count int           // how many events; 0: no limit
+
+	room int // for tests: for events that wait, as conntrack.EventConfig.RecvBuffer
 }
 
 // Run prints events until the context ends, which is no error, with those that
@@ -42,7 +44,7 @@ func Run(ctx context.Context, o Options, ready func() error) (err error) {
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	w := newWatcher(o)
-	l, err := c.Listen(conntrack.EventConfig{SyncAtStart: true, SyncAfterOverrun: true, Idle: w.idle})
+	l, err := c.Listen(conntrack.EventConfig{SyncAtStart: true, SyncAfterOverrun: true, RecvBuffer: o.room, Idle: w.idle})
 	if err != nil {
 		return err
 	}
@@ -69,6 +71,7 @@ type watcher struct {
 	book    *returns.Book
 	out     *bufio.Writer
 	line    []byte
+	verdict returns.Verdict // here, or each would be allocated
 	render  func(b []byte, e *conntrack.Event, v *returns.Verdict) []byte
 	listing bool // of the table, by the stream
 	listed  bool // a first time
@@ -81,7 +84,7 @@ func newWatcher(o Options) *watcher {
 	w := &watcher{o: o, book: returns.New(o.Selector.Match, 0), out: bufio.NewWriterSize(o.Out, 64<<10), listing: true}
 	switch o.Format {
 	case "json":
-		w.render = appendJSON
+		w.render = AppendJSON
 	case "conntrack":
 		w.render = appendConntrack
 	default:
@@ -141,18 +144,19 @@ func (w *watcher) idle() error {
 
 // take prints an event, if it is meant and news.
 func (w *watcher) take(e *conntrack.Event) error {
-	v := w.book.Apply(e)
+	w.verdict = w.book.Apply(e)
+	v := &w.verdict
 	switch {
 	case e.Kind == conntrack.EventSyncBegin:
 		w.listing = true
 	case e.Kind == conntrack.EventSynced:
 		return w.synced()
 	case e.Kind == conntrack.EventOverrun:
-		return w.overrun(&v)
+		return w.overrun(v)
 	case !v.Meant, e.Kind == conntrack.EventSync && !v.First:
 	case e.Kind == conntrack.EventNew && v.Returned && !v.First: // the listing was faster
 	default:
-		return w.print(e, &v)
+		return w.print(e, v)
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,7 @@ type Options struct {
 	UDP    bool          // datagrams instead of SYNs; IPv4, each from another source
 	FillIn time.Duration // from the first packet of the flood to a full table
 	Rate   int           // packets a second; 0: as many as fill an empty table in FillIn
+	SVG    string        // a file for the picture of the look; "": none
 	Text   io.Writer     // what "flowcut stats" prints as text goes here, in a second run beside the first; nil: none
 }
 
@@ -69,7 +71,7 @@ func (r *Result) First() (Forecast, bool) {
 
 const (
 	port  = 80
-	after = time.Second // that the look goes on with a full table
+	after = 3 * time.Second // that the look goes on with a full table
 )
 
 var spoofed = netip.MustParsePrefix("198.18.0.0/15")
@@ -168,7 +170,11 @@ func (r *Result) race(ctx context.Context, at *site, o Options) error {
 		})
 	}
 	looks.Go(func() (err error) {
-		r.Code, err = at.look(ctx, in, &errs, append(args, "-o", "json")...)
+		json := append(slices.Clone(args), "-o", "json")
+		if o.SVG != "" {
+			json = append(json, "--svg", o.SVG)
+		}
+		r.Code, err = at.look(ctx, in, &errs, json...)
 		return errors.Join(err, in.Close())
 	})
 	lines := bufio.NewReader(out)

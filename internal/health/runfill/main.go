@@ -27,6 +27,7 @@ func main() {
 	flag.DurationVar(&o.FillIn, "in", 40*time.Second, "how long the flood takes to fill the table")
 	flag.IntVar(&o.Rate, "rate", 0, "packets of the flood a second; what is left is filled before; 0: as many as fill an empty table")
 	flag.BoolVar(&o.UDP, "udp", false, "datagrams instead of SYNs")
+	flag.StringVar(&o.SVG, "svg", "", "a file for the picture of flowcut stats --svg")
 	text := flag.Bool("text", false, "show what flowcut stats prints as text, too, in a second look")
 	flag.Parse()
 	if *text {

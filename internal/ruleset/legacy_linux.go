@@ -1,4 +1,4 @@
-package doctor
+package ruleset
 
 import (
 	"encoding/binary"
@@ -25,11 +25,12 @@ type legacy struct {
 	// Where an entry has the offsets of its target and of the next entry: behind
 	// struct ipt_ip or ip6t_ip6 and a number.
 	offsets int
+	matches int // where its matches begin, the size of struct ipt_entry
 }
 
 var legacies = []legacy{
-	{unix.AF_INET, unix.SOL_IP, "ip_tables_names", "ip", 88},
-	{unix.AF_INET6, unix.SOL_IPV6, "ip6_tables_names", "ip6", 140},
+	{unix.AF_INET, unix.SOL_IP, "ip_tables_names", "ip", 88, 112},
+	{unix.AF_INET6, unix.SOL_IPV6, "ip6_tables_names", "ip6", 140, 168},
 }
 
 // Options of sockets, the same numbers for both families.
@@ -42,8 +43,8 @@ const (
 // for: that would bring them into use.
 //
 // Needs to be root, or CAP_DAC_READ_SEARCH, for the names.
-func readLegacy() ([]use, error) {
-	var out []use
+func readLegacy() ([]Use, error) {
+	var out []Use
 	for _, l := range legacies {
 		names, err := netns.Proc("/proc/thread-self/net/" + l.names)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -64,7 +65,7 @@ func readLegacy() ([]use, error) {
 }
 
 // read returns the uses in one table.
-func (l legacy) read(name string) ([]use, error) {
+func (l legacy) read(name string) ([]Use, error) {
 	fd, err := unix.Socket(l.family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		if rtnl.Missing(err) {
@@ -126,9 +127,9 @@ func getsockopt(fd, level, option int, b []byte) error {
 // parse goes through entries: struct ipt_entry or ip6t_entry, each with its
 // matches and its target, struct xt_entry_target. A chain that a user has made
 // begins with a target ERROR that has its name.
-func (l legacy) parse(table string, entries []byte) ([]use, error) {
-	const targetName, targetInfo = 2, 32 // offsets of name and data
-	var out []use
+func (l legacy) parse(table string, entries []byte) ([]Use, error) {
+	const targetInfo = 32 // offset of data
+	var out []Use
 	chain := "" // one of the kernel's
 	for len(entries) > 0 {
 		if len(entries) < l.offsets+4 {
@@ -139,15 +140,39 @@ func (l legacy) parse(table string, entries []byte) ([]use, error) {
 		if next <= l.offsets || next > len(entries) || target+targetInfo > next {
 			return nil, fmt.Errorf("an entry of %d bytes in %d, with a target at %d", next, len(entries), target)
 		}
-		t := entries[target:next]
-		name := unix.ByteSliceToString(t[targetName : targetInfo-1]) // the last byte is a revision
-		if name == "ERROR" {
-			chain = unix.ByteSliceToString(t[targetInfo:])
+		r, label := l.rule(entries[:next], target)
+		if label != "" {
+			chain = label
 		}
-		if what := judgeTarget(name, t[targetInfo:]); what != "" && !fenceChain.MatchString(chain) {
-			out = append(out, use{what, fmt.Sprintf("%s %s of iptables-legacy", l.word, table)})
+		if !fenceChain.MatchString(chain) {
+			out = append(out, r.uses(byte(l.family), fmt.Sprintf("%s %s of iptables-legacy", l.word, table))...)
 		}
 		entries = entries[next:]
 	}
 	return out, nil
+}
+
+// rule reads one entry, whose target is at an offset. The name of a chain that
+// begins with it is label.
+func (l legacy) rule(entry []byte, target int) (r rule, label string) {
+	const name, info = 2, 32                                                            // offsets of name and data, struct xt_entry_match and xt_entry_target
+	nameOf := func(b []byte) string { return unix.ByteSliceToString(b[name : info-1]) } // the last byte is a revision
+	for at := l.matches; at+info <= target; {
+		size := int(binary.NativeEndian.Uint16(entry[at:]))
+		if size < info || at+size > target {
+			break
+		}
+		r.matches(nameOf(entry[at:]), entry[at+info:at+size])
+		at += size
+	}
+	t := entry[target:]
+	switch n := nameOf(t); {
+	case n == "ERROR":
+		label = unix.ByteSliceToString(t[info:])
+	case n == "" && len(t) >= info+4:
+		r.judge(-binary.NativeEndian.Uint32(t[info:]) - 1) // struct xt_standard_target
+	default:
+		r.targets(n, t[info:])
+	}
+	return r, label
 }
