@@ -17,7 +17,7 @@ KEPT ?= false
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .NOTPARALLEL:
-.PHONY: build demo test soak failover differ faults bench pictures kernels fuzz backends deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
+.PHONY: build demo test soak failover differ faults bench pictures test-page kernels fuzz backends deb deb-test dist cross deps lint fmt tidy vet staticcheck errcheck errorlint vuln unit man install uninstall clean
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "-X flowcut/internal/cli.stamp=$$(packaging/version)" -o flowcut ./cmd/flowcut
@@ -47,6 +47,10 @@ bench: build
 pictures: build
 	cd pictures && CGO_ENABLED=0 go build -trimpath -o bin/ ./...
 	pictures/bin/pictures -flowcut flowcut -only '$(ONLY)'
+
+test-page: build
+	.ci/page-deps
+	cd pictures && go test -count 1 ./browser -args -flowcut $(CURDIR)/flowcut -dir $(CURDIR)/docs/pictures
 
 fuzz:
 	go run ./internal/fuzz/runfuzz -each $(FUZZTIME)

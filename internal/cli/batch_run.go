@@ -27,6 +27,7 @@ type batchRun struct {
 	cutter *cut.Cutter
 	format string
 	where  string       // the namespace, for the log
+	ns     int          // its descriptor, 0 for our own
 	lines  chan pending // queued, in order
 	begun  bool         // a line was cut
 	unread error        // of the output: nobody reads any more
@@ -57,7 +58,7 @@ func (f *cutFlags) runBatch(cmd *cobra.Command, ns *namespace, format string) er
 	}
 	return ns.with(func(fd int) error {
 		o.NetNS = fd
-		r := &batchRun{cmd: cmd, format: format, where: ns.which, lines: make(chan pending, mostPending)}
+		r := &batchRun{cmd: cmd, format: format, where: ns.which, ns: fd, lines: make(chan pending, mostPending)}
 		read := r.readStream
 		if f.batch != "-" {
 			read = r.readFile
@@ -219,7 +220,7 @@ func (r *batchRun) answer(p pending) error {
 		return nil
 	}
 	r.begun = true
-	journal(receipt, r.where)
+	journal(receipt, r.where, r.ns)
 	if !receipt.Proven && r.worst == nil {
 		r.worst = &exitError{code: codeFailed}
 	}

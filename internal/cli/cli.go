@@ -82,6 +82,7 @@ var commands = []func(start time.Time) *cobra.Command{
 	newConntrack,
 	newBypass,
 	newDoctor,
+	newServe,
 	newStats,
 	newDemo,
 }

@@ -191,7 +191,7 @@ func runCut(cmd *cobra.Command, o cut.Options, format, where string, calm func()
 	if r == nil {
 		return err
 	}
-	journal(r, where) // first, since nobody may read the receipt
+	journal(r, where, 0) // first, since nobody may read the receipt
 	printed := printReceipt(cmd.OutOrStdout(), r, format)
 	switch {
 	case err != nil && context.Cause(cmd.Context()) == nil:

@@ -10,20 +10,31 @@ import (
 	"time"
 
 	"flowcut/cut"
+	"flowcut/internal/receipts"
 )
 
-// journal writes one line about a cut to the system log. Who ended which flows
+// journalPatience is how long telling others of a cut may take in all; a log that
+// works takes microseconds.
+const journalPatience = 100 * time.Millisecond
+
+// journal tells of a cut in a network namespace: the system log, then the "flowcut
+// serve" that shows it, if there is one. fd is 0 for the calling thread's namespace.
+func journal(r *cut.Receipt, where string, fd int) {
+	deadline, who := time.Now().Add(journalPatience), caller()
+	logCut(r, where, who, deadline)
+	receipts.Send(fd, who, r, deadline)
+}
+
+// logCut writes one line about a cut to the system log. Who ended which flows
 // of a gateway is asked later, when the receipt is gone. Without a log, or with
 // one that takes no more, there is no line and no error: the cut is done.
-func journal(r *cut.Receipt, where string) {
-	const patience = 100 * time.Millisecond // in all; a log that works takes microseconds
-	deadline := time.Now().Add(patience)
+func logCut(r *cut.Receipt, where, who string, deadline time.Time) {
 	severity := syslog.LOG_NOTICE
 	if !r.Proven {
 		severity = syslog.LOG_WARNING
 	}
 	line := fmt.Appendf(nil, "<%d>%s flowcut[%d]: %s\n",
-		syslog.LOG_AUTH|severity, time.Now().Format(time.Stamp), os.Getpid(), journalLine(r, where, caller()))
+		syslog.LOG_AUTH|severity, time.Now().Format(time.Stamp), os.Getpid(), journalLine(r, where, who))
 	// The package's own writer would wait for room without end.
 	dialer := net.Dialer{Deadline: deadline}
 	for _, kind := range []string{"unixgram", "unix"} {

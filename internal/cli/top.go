@@ -147,7 +147,7 @@ func (c topCut) cut(ctx context.Context, list []selector.Selector, progress func
 	results := cut.RunAll(ctx, o, list)
 	for _, r := range results {
 		if r.Receipt != nil {
-			journal(r.Receipt, c.where)
+			journal(r.Receipt, c.where, c.o.NetNS)
 		}
 	}
 	return results

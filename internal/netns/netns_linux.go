@@ -155,3 +155,19 @@ func away(f func() error) error {
 	<-done
 	return result
 }
+
+// Inode returns the number that the kernel tells network namespaces apart by; fd 0 is
+// the calling thread's.
+func Inode(fd int) (uint64, error) {
+	var st unix.Stat_t
+	var err error
+	if fd == 0 {
+		err = unix.Stat("/proc/thread-self/ns/net", &st)
+	} else {
+		err = unix.Fstat(fd, &st)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("netns: number of the namespace: %w", err)
+	}
+	return st.Ino, nil
+}

@@ -29,7 +29,21 @@ const kept = 1<<unix.CAP_NET_ADMIN | // conntrack, nf_tables, routes
 //
 // libcap's package for this needs no such thing, but ends a program that was
 // built with cgo where there is no /proc.
-func Drop() error {
+func Drop() error { return keep(kept) }
+
+// DropToWatch is Drop for a program that only looks at the table from here on, in
+// another network namespace than its own if elsewhere: nothing is left of what a cut
+// needs.
+func DropToWatch(elsewhere bool) error {
+	few := uint32(1 << unix.CAP_NET_ADMIN)
+	if elsewhere {
+		few |= 1 << unix.CAP_SYS_ADMIN
+	}
+	return keep(few)
+}
+
+// keep gives up all capabilities but those of a set.
+func keep(set uint32) error {
 	// Running a program as root would bring back what the bounding set allows,
 	// running a set-user-ID one its owner's rights. Not after this.
 	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
@@ -40,9 +54,9 @@ func Drop() error {
 	if err := unix.Capget(head, &data[0]); err != nil {
 		return fmt.Errorf("privilege: read the capabilities: %w", err)
 	}
-	data[0].Permitted &= kept
-	data[0].Effective &= kept
-	data[0].Inheritable &= kept
+	data[0].Permitted &= set
+	data[0].Effective &= set
+	data[0].Inheritable &= set
 	data[1] = unix.CapUserData{}
 	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(head)), uintptr(unsafe.Pointer(data)), 0); errno != 0 {
 		return fmt.Errorf("privilege: set the capabilities to %#x: %w", data[0].Permitted, explain(errno))

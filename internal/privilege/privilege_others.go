@@ -5,3 +5,6 @@ package privilege
 
 // Drop does nothing: there are no capabilities here.
 func Drop() error { return nil }
+
+// DropToWatch does nothing, as Drop.
+func DropToWatch(bool) error { return nil }
