@@ -99,7 +99,11 @@ func (s *survey) judge() (refusals, warnings []string) {
 			show.Count(s.translated, "flow"), s.example))
 	}
 	others := s.where(ruleset.Flow)
-	if by := slices.Concat(states, others); by != nil && slices.ContainsFunc(s.o.Own, s.meant.packet) {
+	switch by := slices.Concat(states, others); {
+	case by == nil:
+	case s.o.Hidden:
+		warnings = append(warnings, fmt.Sprintf("cannot see which connection this is run through, without CAP_SYS_PTRACE: if it is one of those meant, it might be locked out, as rules go by what its flow is (%s)", some(by)))
+	case slices.ContainsFunc(s.o.Own, s.meant.packet):
 		refusals = append(refusals, fmt.Sprintf("the connection that this is run through is one of those meant, and rules go by what its flow is (%s): it might be locked out", some(by)))
 	}
 	warn := func(list []string, format string) {
