@@ -87,11 +87,13 @@ var sayings = map[string]struct {
 	"none":       {subject("unreplied", nil), "nat", "Nothing is translated: each end sees the other's own address."},
 	"no status":  {subject("dnat", func(f *conntrack.Flow) { f.Status &^= conntrack.StatusDstNAT }), "nat", "The two directions differ, but the status says neither SRC_NAT nor DST_NAT: nothing is translated. A program made the entry so."},
 
-	"established": {subject("dnat", nil), "state", "ESTABLISHED: the connection is open, and data may flow both ways. Next: FIN_WAIT when an end says goodbye, CLOSE when one resets it."},
-	"one way":     {subject("unreplied", nil), "state", "One way: only the originator has sent. Next: answered, with the first packet back."},
-	"answered":    {subject("masquerade", nil), "state", "Answered: both ends have sent, but not for long. Next: a stream (ASSURED), when packets still come two seconds after the first."},
-	"stream":      {subject("masquerade", func(f *conntrack.Flow) { f.Status |= conntrack.StatusAssured }), "state", "Stream: both ends have sent, for more than two seconds."},
-	"offloaded":   {subject("dnat", func(f *conntrack.Flow) { f.Status |= conntrack.StatusOffload }), "state", "Offloaded: a flowtable forwards its packets past connection tracking, so the protocol's state is not followed."},
+	"established":         {subject("dnat", nil), "state", "ESTABLISHED: the connection is open, and data may flow both ways. Next: FIN_WAIT when an end says goodbye, CLOSE when one resets it."},
+	"no status, no state": {subject("masquerade", func(f *conntrack.Flow) { f.Has, f.Status = f.Has&^conntrack.AttrStatus, 0 }), "state", "The protocol's state was not told."},
+	"no status, no flags": {subject("masquerade", func(f *conntrack.Flow) { f.Has, f.Status = f.Has&^conntrack.AttrStatus, 0 }), "flag", ""},
+	"one way":             {subject("unreplied", nil), "state", "One way: only the originator has sent. Next: answered, with the first packet back."},
+	"answered":            {subject("masquerade", nil), "state", "Answered: both ends have sent, but not for long. Next: a stream (ASSURED), when packets still come two seconds after the first."},
+	"stream":              {subject("masquerade", func(f *conntrack.Flow) { f.Status |= conntrack.StatusAssured }), "state", "Stream: both ends have sent, for more than two seconds."},
+	"offloaded":           {subject("dnat", func(f *conntrack.Flow) { f.Status |= conntrack.StatusOffload }), "state", "Offloaded: a flowtable forwards its packets past connection tracking, so the protocol's state is not followed."},
 
 	"kept":       {subject("dnat", left(431990)), "kept", "Without another packet the entry ends in 4d23h (431990 s). Each packet sets it to net.netfilter.nf_conntrack_tcp_timeout_established = 432000 (5d). So the last one came about 10s ago, unless a timeout policy of nftables or iptables says otherwise."},
 	"kept more":  {subject("unreplied", left(31)), "kept", "Without another packet the entry ends in 31s. Each packet sets it to net.netfilter.nf_conntrack_udp_timeout = 30. It has more than that: a timeout policy (ct timeout of nftables, CT --timeout of iptables) or a program gave it that, or the setting was larger."},
