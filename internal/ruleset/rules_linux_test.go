@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"encoding/binary"
+	"errors"
 	"os/exec"
 	"slices"
 	"strings"
@@ -137,6 +138,9 @@ func TestUses(t *testing.T) {
 				t.Errorf("%v: %s", err, out)
 			}
 			if out, err := exec.Command(tt.line[0], tt.line[1:]...).CombinedOutput(); err != nil {
+				if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() == 2 || strings.Contains(string(out), "syntax error") {
+					t.Errorf("%q: %v: %s", tt.line, err, out) // 2 is what iptables says of wrong usage
+				}
 				t.Logf("passed over: %q: %v: %s", tt.line, err, out) // this kernel has no such thing
 				got = []string{tt.want}
 				return nil
