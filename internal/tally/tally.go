@@ -78,13 +78,13 @@ func KeyOf(by By, f *conntrack.Flow) (k Key, ok bool) {
 // well is a detail of hairpins.
 func natTarget(f *conntrack.Flow) (k Key, ok bool) {
 	k.By = NATTarget
-	switch o, r := &f.Orig, &f.Reply; {
+	switch {
 	case f.Has&conntrack.AttrReply == 0:
 		return k, false
-	case r.Src != o.Dst:
-		k.Addr = r.Src
-	case r.Dst != o.Src:
-		k.Addr = r.Dst
+	case f.Status&conntrack.StatusDstNAT != 0:
+		k.Addr = f.Reply.Src
+	case f.Status&conntrack.StatusSrcNAT != 0:
+		k.Addr = f.Reply.Dst
 	default:
 		return k, false
 	}

@@ -1,6 +1,7 @@
 package top
 
 import (
+	"errors"
 	"net/netip"
 	"strconv"
 
@@ -45,7 +46,7 @@ func groupSelectors(filter selector.Selector, k tally.Key) ([]selector.Selector,
 		s.OrigSrc = only(k.Addr)
 		return []selector.Selector{s}, nil
 	case tally.NATTarget:
-		return natSelectors(filter, k.Addr), nil
+		return natSelectors(filter, k.Addr)
 	}
 	g, err := selector.Parse(k.Args(false))
 	switch k.By {
@@ -64,23 +65,47 @@ func only(a netip.Addr) selector.Addrs {
 	return selector.Addrs{Set: true, Ranges: []selector.AddrRange{{From: a, To: a}}}
 }
 
-// natSelectors returns two selectors: of the flows with DNAT to a target, and of those
-// with SNAT by it and no DNAT. What the filter says of NAT stays.
-func natSelectors(filter selector.Selector, a netip.Addr) []selector.Selector {
-	at := only(a)
-	target := selector.NAT{Set: true, Targets: []selector.NATTarget{{Addrs: at.Ranges[0]}}}
+// natSelectors returns the selectors of the flows with DNAT to an address, and of
+// those with SNAT by it and no DNAT, as far as the filter means such flows. What it
+// says of NAT stays.
+func natSelectors(filter selector.Selector, a netip.Addr) ([]selector.Selector, error) {
+	var out []selector.Selector
 	d, s := filter, filter
-	d.ReplySrc, s.ReplyDst = at, at
-	if !filter.DstNAT.Set {
-		d.DstNAT = target
-		s.DstNAT = selector.NAT{Set: true, Negated: true}
+	d.ReplySrc, s.ReplyDst = only(a), only(a)
+	some, err := narrowNAT(&d, &d.DstNAT, conntrack.StatusDstNAT, a)
+	if err != nil {
+		return nil, err
 	}
-	if !filter.SrcNAT.Set {
-		s.SrcNAT = target
+	if some {
+		out = append(out, d)
 	}
-	out := []selector.Selector{d}
-	if !filter.DstNAT.Set || filter.DstNAT.Negated {
+	if filter.DstNAT.Set && !filter.DstNAT.Negated {
+		return out, nil
+	}
+	s.DstNAT = selector.NAT{Set: true, Negated: true}
+	if some, err = narrowNAT(&s, &s.SrcNAT, conntrack.StatusSrcNAT, a); err != nil {
+		return nil, err
+	}
+	if some {
 		out = append(out, s)
 	}
-	return out
+	return out, nil
+}
+
+// narrowNAT has a selector mean only flows with a translation, which n is its
+// condition on and bit tells of. It returns false if it means none of them.
+func narrowNAT(s *selector.Selector, n *selector.NAT, bit conntrack.Status, a netip.Addr) (some bool, err error) {
+	switch {
+	case !n.Set:
+		*n = selector.NAT{Set: true, Targets: []selector.NATTarget{{Addrs: only(a).Ranges[0]}}}
+	case !n.Negated: // it says so
+	case len(n.Targets) == 0:
+		return false, nil
+	case s.Status.Negated:
+		return false, errors.New("under this filter the group cannot be named: choose its flows")
+	default: // a selector has one condition on each translation
+		s.Status.Set = true
+		s.Status.Bits |= bit
+	}
+	return true, nil
 }

@@ -1,6 +1,7 @@
 package top
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -14,7 +15,8 @@ import (
 // filters are what a group, or a flow, may be chosen under.
 var filters = []string{
 	"", "-p tcp", "! -p tcp", "-d 203.0.113.0/24", "! -d 198.51.100.9", "-s 192.168.0.0/16 -p udp",
-	"-g", "-g 192.168.1.0/24", "-g 192.168.1.100:5201", "-n", "! -g", "! -n", "-j", "-w 7,0", "! -w 7", "--orig-zone 8,0",
+	"-g", "-g 192.168.1.0/24", "-g 192.168.1.100:5201", "-n", "! -g", "! -n", "-j",
+	"! -g 192.168.1.9", "! -g 192.168.1.100:5201", "! -n 192.168.1.9", "! -g 192.168.1.9 -u SEEN_REPLY", "-w 7,0", "! -w 7", "--orig-zone 8,0",
 	"--dport 1-5000", "-r 192.168.1.0/24", "-q 203.0.113.1", "-f ipv6", "-u SEEN_REPLY",
 }
 
@@ -30,10 +32,11 @@ func parse(t *testing.T, words string) selector.Selector {
 // What is cut for a group are the flows that it was counted of, no more and no less.
 func TestGroupSelectors(t *testing.T) {
 	met := 0
+	flows := natFlows()
 	for _, words := range filters {
 		filter := parse(t, words)
 		for _, by := range tally.All {
-			for name, of := range example.Flows() {
+			for name, of := range flows {
 				k, ok := tally.KeyOf(by, of)
 				if !ok || !filter.Match(of) {
 					continue
@@ -42,7 +45,7 @@ func TestGroupSelectors(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				for other, f := range example.Flows() {
+				for other, f := range flows {
 					of, ok := tally.KeyOf(by, f)
 					want := ok && of == k && filter.Match(f)
 					got := slices.ContainsFunc(list, func(s selector.Selector) bool { return s.Match(f) })
@@ -56,6 +59,33 @@ func TestGroupSelectors(t *testing.T) {
 	}
 	if met < 1000 {
 		t.Errorf("%d cases", met)
+	}
+}
+
+// natFlows are the examples, and flows without NAT, or with one of ports alone, whose
+// ends are what NAT makes of others.
+func natFlows() map[string]*conntrack.Flow {
+	flows := example.Flows()
+	add := func(name string, status conntrack.Status, src, dst, from, back string) {
+		flows[name] = &conntrack.Flow{
+			Has: conntrack.AttrReply, Status: status | conntrack.StatusSeenReply,
+			Orig: example.Ports(conntrack.ProtoTCP, src, dst), Reply: example.Ports(conntrack.ProtoTCP, from, back),
+		}
+	}
+	add("to the gateway", 0, "192.168.1.5:5000", "203.0.113.1:22", "203.0.113.1:22", "192.168.1.5:5000")
+	add("to the server", 0, "192.168.1.5:5000", "192.168.1.100:22", "192.168.1.100:22", "192.168.1.5:5000")
+	add("from the server", 0, "192.168.1.100:5000", "198.51.100.9:443", "198.51.100.9:443", "192.168.1.100:5000")
+	add("redirected and masqueraded", conntrack.StatusDstNAT|conntrack.StatusSrcNAT,
+		"192.168.1.5:5001", "198.51.100.9:80", "198.51.100.9:8080", "203.0.113.1:5001")
+	add("another port", conntrack.StatusSrcNAT, "203.0.113.1:5000", "198.51.100.9:443", "198.51.100.9:443", "203.0.113.1:61001")
+	return flows
+}
+
+// A filter that leaves no way to name a group is said to.
+func TestGroupUnnamed(t *testing.T) {
+	k := tally.Key{By: tally.NATTarget, Addr: netip.MustParseAddr("192.168.1.100")}
+	if list, err := groupSelectors(parse(t, "! -g 192.168.1.9 ! -u ASSURED"), k); err == nil {
+		t.Errorf("it is %v", list)
 	}
 }
 
