@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"flowcut/conntrack"
 	"flowcut/cut"
 	"flowcut/internal/personality"
 	"flowcut/internal/self"
@@ -84,6 +85,9 @@ func (f *topFlags) run(cmd *cobra.Command, ns *namespace, s selector.Selector) e
 	if f.every.value < shortest {
 		return usage("give it "+shortest.String()+" or more", "--every %s is too often", f.every.value)
 	}
+	if cmd.Flags().Changed("rows") && !f.once {
+		return usage("add --once, or leave it out", "--rows without --once: a screen has its own")
+	}
 	if f.rows < 1 {
 		return usage("write 1 or more", "--rows %d: nothing to print", f.rows)
 	}
@@ -100,10 +104,9 @@ func (f *topFlags) run(cmd *cobra.Command, ns *namespace, s selector.Selector) e
 	}
 	o.Input, o.Output = in, out
 	return ns.with(func(fd int) error {
-		c := topCut{where: ns.which}
+		c := topCut{where: ns.which, sessions: self.Sessions}
 		c.o.NetNS, o.NetNS = fd, fd
-		var hidden bool
-		if c.o.Spare, hidden = self.Sessions(); hidden {
+		if _, hidden := c.sessions(); hidden {
 			o.Warning = "Cannot see which connection this is run through, without CAP_SYS_PTRACE: if a cut means it, it is cut, too."
 		}
 		o.Plan, o.Cut = c.plan, c.cut
@@ -125,19 +128,29 @@ func file(stream any) *os.File {
 
 // topCut cuts as "flowcut cut" does by default.
 type topCut struct {
-	o     cut.Options
-	where string
+	o        cut.Options
+	where    string
+	sessions func() (own []conntrack.Tuple, hidden bool)
+}
+
+// current returns the options for what begins now. The connection that somebody works
+// through may be another than at the start, as in tmux.
+func (c topCut) current() cut.Options {
+	o := c.o
+	o.Spare, _ = c.sessions()
+	return o
 }
 
 func (c topCut) plan(ctx context.Context, list []selector.Selector) (*cut.Plan, error) {
-	return cut.NewPlanAll(ctx, c.o, list)
+	return cut.NewPlanAll(ctx, c.current(), list)
 }
 
 func (c topCut) cut(ctx context.Context, list []selector.Selector, progress func(cut.Step)) []cut.Result {
 	calm := sync.OnceFunc(hurry())
 	defer calm()
-	o := c.o
-	o.Start = time.Now()
+	start := time.Now()
+	o := c.current()
+	o.Start = start
 	o.Progress = func(s cut.Step) {
 		if s.Raised {
 			calm()

@@ -143,13 +143,19 @@ func (b *Book) sweep(at time.Time) {
 func (b *Book) see(e *conntrack.Event, at time.Time) Verdict {
 	f, k := e.Flow, keyOf(&e.Flow.Orig, zone(e.Flow, 0))
 	i := b.find(&k, living, 0)
+	if i == 0 {
+		b.supplant(f, &k, at)
+		if e.Kind != conntrack.EventNew {
+			i = b.revive(&k, f.ID)
+		}
+	}
 	if i != 0 && !b.same(b.at(i), e, at) {
 		b.end(i, &ending{at: at.UnixNano()})
+		b.supplant(f, &k, at)
 		i = 0
 	}
 	v := Verdict{At: at}
 	if i == 0 {
-		b.supplant(f, &k, at)
 		v.First = b.returned(e, &k, at)
 		if !v.First && b.match != nil && !b.match(f) {
 			return v
@@ -208,6 +214,22 @@ func (b *Book) supplant(f *conntrack.Flow, k *key, at time.Time) {
 			b.end(i, &ending{at: at.UnixNano()})
 		}
 	}
+}
+
+// revive makes the record of a flow a living one again whose end nobody announced
+// and that is there all the same: a listing of a table that changes may miss one. It
+// returns 0 if there is none.
+func (b *Book) revive(k *key, id uint32) uint32 {
+	i := b.find(k, func(r *record) bool { return r.flags&(flagEnded|flagTold) == flagEnded && b.ending(r).id == id }, 0)
+	if i == 0 {
+		return 0
+	}
+	b.alive++
+	r := b.at(i)
+	b.ending(r).record = 0
+	r.id = id
+	r.flags &^= flagEnded
+	return i
 }
 
 // returned tells whether the flow of an event, of which none was judged before,

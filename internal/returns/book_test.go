@@ -91,6 +91,14 @@ func ended(f *conntrack.Flow) *conntrack.Flow {
 
 // stories are told to a book of all flows.
 var stories = map[string][]step{
+	"missed by a listing": {
+		{kind: begin}, {kind: entry, flow: ask}, {kind: entry, flow: again1}, {kind: synced},
+		{kind: begin}, {kind: synced},
+		{kind: isUpdate, flow: ask},
+		{kind: isUpdate, flow: again1},
+		{kind: isEnd, flow: ended(ask), program: 7},
+		{kind: isNew, flow: ask2, returned: true, first: true},
+	},
 	"deleted, back in the other direction": {
 		{kind: isNew, flow: dnat},
 		{kind: isUpdate, flow: dnat},

@@ -117,6 +117,7 @@ func (m *model) planned(msg planned) {
 		m.note = "the dry run was cancelled"
 		return
 	case msg.err != nil:
+		msg.job.cancel(nil)
 		m.note = "dry run: " + words(msg.err)
 		return
 	}
@@ -232,6 +233,9 @@ func (m *model) turn(name string) {
 		}
 	case "q", "esc", "enter", "n":
 		m.mode = browsing
+		if m.job != nil {
+			m.job.cancel(nil)
+		}
 		m.look()
 	}
 	p.offset = max(0, min(p.offset, len(p.wrapped(m.width))-room))

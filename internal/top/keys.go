@@ -36,7 +36,7 @@ A cut is that of "flowcut cut" with its defaults: it spares your SSH session.
 func (m *model) key(k tea.KeyPressMsg) tea.Cmd {
 	name := k.String()
 	switch {
-	case name == "ctrl+z":
+	case name == "ctrl+z" && m.mode != cutting: // who is stopped lifts no fence
 		return tea.Suspend
 	case m.mode == cutting || m.mode == planning:
 		if name == "ctrl+c" || name == "esc" {
@@ -127,15 +127,16 @@ func (m *model) open() {
 		return
 	}
 	k := m.snap.Groups[m.at.index].Key
-	list, err := groupSelectors(m.table.Filter(), k)
-	if err != nil {
-		m.note = words(err)
-		return
-	}
-	s := list[0]
+	s := m.table.Filter()
 	if k.By == tally.NATTarget {
-		s = m.table.Filter()
 		s.AnyNAT = selector.NAT{Set: true, Targets: []selector.NATTarget{{Addrs: only(k.Addr).Ranges[0]}}}
+	} else {
+		list, err := groupSelectors(s, k)
+		if err != nil {
+			m.note = words(err)
+			return
+		}
+		s = list[0]
 	}
 	m.filter, m.good, m.wrong = newLine(s.String()), s.String(), ""
 	m.table.SetFilter(s)

@@ -131,6 +131,9 @@ func TestCut(t *testing.T) {
 	}
 	p.keys(t, "esc")
 	p.want(t, "2 marked")
+	if p.job.ctx.Err() == nil {
+		t.Error("the dry run that was left is kept")
+	}
 	p.keys(t, "x", "down", "y")
 	p.want(t, "Receipts: 2 of 2 proven")
 	var cut []string
@@ -185,6 +188,9 @@ func TestCancel(t *testing.T) {
 	p.hold = true
 	p.keys(t, "y")
 	p.want(t, "cutting")
+	if _, cmd := p.Update(tea.KeyPressMsg(special["ctrl+z"])); cmd != nil {
+		t.Error("it is stopped while a fence is up")
+	}
 	p.keys(t, "q", "ctrl+c")
 	if p.quit {
 		t.Fatal("it quits before the cut has ended")
