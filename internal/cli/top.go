@@ -40,7 +40,7 @@ RATE and BYTES need the sysctl net.netfilter.nf_conntrack_acct, AGE needs
 nf_conntrack_timestamp, both from before the flow began; a key switches them on.
 
 The rows on the screen are read each second. The whole table is walked through as
-often as a fifth of a processor allows, each second if it is small; how often that
+often as a seventh of a processor allows, each second if it is small; how often that
 is says the screen. Events tell between walks what comes and goes.
 
 A cut is that of "flowcut cut" with its defaults, and needs the same rights.`,
