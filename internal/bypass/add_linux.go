@@ -80,7 +80,10 @@ func Add(ctx context.Context, o Options) (*Report, error) {
 	}
 	r.Warnings = append(refusals, warnings...)
 	if o.DryRun {
-		return r, plan(o, r)
+		if err := plan(o, r); err != nil {
+			return nil, err
+		}
+		return r, nil
 	}
 	if err := change(ctx, o.NetNS, func(st *state, b *nft.Batch) error {
 		r.Number, r.Renewed = st.add(b, o)
@@ -118,8 +121,12 @@ func (r *Report) file(o Options) string {
 func (st *state) add(b *nft.Batch, o Options) (n int, renewed bool) {
 	for _, old := range st.list {
 		if old.Selector.String() == o.Selector.String() && !old.Over() {
-			for _, f := range old.Families {
-				t := &nft.Table{Family: nft.Family(f), Name: Name}
+			for _, f := range families(&o.Selector) {
+				if !slices.Contains(old.Families, conntrack.Family(f)) { // somebody took it away
+					st.put(b, table(f, old.Number, o.Selector, o.For))
+					continue
+				}
+				t := &nft.Table{Family: f, Name: Name}
 				b.FlushSet(t, numbered(setUntil, old.Number))
 				b.AddElements(t, numbered(setUntil, old.Number), until(t.Family, o.For))
 			}
@@ -128,15 +135,19 @@ func (st *state) add(b *nft.Batch, o Options) (n int, renewed bool) {
 	}
 	n = st.highest + 1
 	for _, f := range families(&o.Selector) {
-		t := table(f, n, o.Selector, o.For)
-		if st.families[f] {
-			addTo(b, t)
-		} else {
-			b.AddTable(t)
-		}
+		st.put(b, table(f, n, o.Selector, o.For))
 		st.parts = append(st.parts, part{family: f, number: n})
 	}
 	return n, false
+}
+
+// put adds a table, or what is in it to the one that stands.
+func (st *state) put(b *nft.Batch, t *nft.Table) {
+	if st.families[t.Family] {
+		addTo(b, t)
+	} else {
+		b.AddTable(t)
+	}
 }
 
 // addTo adds what is in a table to the one that stands. Its base chains are there.
@@ -223,7 +234,9 @@ func All(list []*Bypass) ([]*Bypass, error) { return append([]*Bypass(nil), list
 func pick(list []*Bypass, out *[]*Bypass, what string, is func(*Bypass) bool) error {
 	for _, b := range list {
 		if is(b) {
-			*out = append(*out, b)
+			if !slices.Contains(*out, b) {
+				*out = append(*out, b)
+			}
 			return nil
 		}
 	}

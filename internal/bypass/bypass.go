@@ -81,6 +81,13 @@ func Check(s *selector.Selector) error {
 	case !s.Narrows():
 		return &selector.Error{Problem: "nothing narrows the selection", Hint: "give an address or a port: whole protocols would not be tracked any more"}
 	}
+	for _, f := range s.Families() { // a negated address means all of the other family
+		if one := *s; len(s.Families()) > 1 {
+			if one.Family = f; !one.Narrows() {
+				return &selector.Error{Problem: fmt.Sprintf("nothing narrows the selection in %s", f), Hint: "give --family for the other one: whole protocols would not be tracked any more"}
+			}
+		}
+	}
 	for _, family := range []nft.Family{nft.IPv4, nft.IPv6} {
 		if _, _, _, ok := fence.Header(family, *s, ""); !ok {
 			return &selector.Error{Problem: "too many alternatives for rules that each packet meets", Hint: "give fewer ranges, or add several"}

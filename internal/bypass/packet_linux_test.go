@@ -70,8 +70,8 @@ func loopback(t *testing.T) *netns.NS {
 
 // selections are of packets alone, of all kinds there are.
 var selections = []string{
-	"--host 127.0.0.1", "! --host 127.0.0.1", "--host 127.0.0.1,127.0.0.3,2001:db8::1", "! --host 127.0.0.1,127.0.0.3,2001:db8::2",
-	"-s 127.0.0.1 -d 127.0.0.2", "-s 127.0.0.0-127.0.0.1", "-d 127.0.0.2,127.0.0.9", "! -d 127.0.0.2,127.0.0.9",
+	"--host 127.0.0.1", "-f ipv4 ! --host 127.0.0.1", "--host 127.0.0.1,127.0.0.3,2001:db8::1", "! --host 127.0.0.1,127.0.0.3,2001:db8::2",
+	"-s 127.0.0.1 -d 127.0.0.2", "-s 127.0.0.0-127.0.0.1", "-d 127.0.0.2,127.0.0.9", "-f ipv4 ! -d 127.0.0.2,127.0.0.9",
 	"-d 2001:db8::1", "! -d 2001:db8::1 --dport 1000", "-s 2001:db8::/127 --dport 1001",
 	"--dport 1000", "-p udp --dport 1000", "--dport 1000-1001,2000", "! --dport 1000,1001", "--sport 2000 --dport 1000", "! -p tcp --dport 1000",
 	"-p udp,tcp -d 127.0.0.2 --dport 1001", "-f ipv6 --dport 1000", "-f ipv4 ! --sport 1000", "-p tcp --dport 1000", "! -p udp --dport 1000",
@@ -269,6 +269,7 @@ func TestCheck(t *testing.T) {
 	for _, words := range []string{
 		"-r 10.0.0.1", "-q 10.0.0.1", "--reply-port-src 1", "--reply-port-dst 1", "-g", "-n 10.0.0.1", "-j", "-u ASSURED", "--state CLOSE",
 		"-m 1", "-l 1", "-w 1", "--orig-zone 1", "--reply-zone 1", "--id 1", "--picked-up", "-p tcp", "-f ipv4", "-s 0.0.0.0/0", "--dport 0-65535",
+		"! -s 10.0.0.0/8", "! --host 2001:db8::1", "-p tcp ! -d 10.0.0.1", // all of the other family
 	} {
 		s := parse(t, words+" ")
 		bad, ok := errors.AsType[*selector.Error](Check(&s))
@@ -330,15 +331,53 @@ func TestForeign(t *testing.T) {
 		nftables("-f", "-")
 		before := nftables("list", "ruleset")
 		_, errAdd := Add(t.Context(), Options{NetNS: ns.Fd(), Selector: parse(t, "--dport 80")})
+		r, errDry := Add(t.Context(), Options{NetNS: ns.Fd(), Selector: parse(t, "--dport 80"), DryRun: true})
+		if r != nil {
+			t.Errorf("%s\na dry run would do %+v", rules, r)
+		}
 		_, errList := List(t.Context(), ns.Fd())
 		_, errRemove := Remove(t.Context(), ns.Fd(), All)
-		for _, err := range []error{errAdd, errList, errRemove} {
+		for _, err := range []error{errAdd, errDry, errList, errRemove} {
 			if _, ok := errors.AsType[*ForeignError](err); !ok {
 				t.Errorf("%s\n%v", rules, err)
 			}
 		}
 		if after := nftables("list", "ruleset"); after != before {
 			t.Errorf("%s\nbecame\n%s", before, after)
+		}
+	}
+}
+
+// What somebody took away of a bypass is made again with its time, or its rules are
+// not said to be in force.
+func TestTakenAway(t *testing.T) {
+	o := Options{Selector: parse(t, "--dport 80"), For: time.Hour}
+	for _, c := range []struct {
+		take  func(b *nft.Batch, table *nft.Table)
+		whole bool
+	}{
+		{func(b *nft.Batch, table *nft.Table) { b.DeleteTable(table) }, true},
+		{func(b *nft.Batch, table *nft.Table) { b.FlushChain(table, chainPre) }, false},
+		{func(b *nft.Batch, table *nft.Table) { b.FlushChain(table, numbered(chainRules, 1)) }, false},
+	} {
+		ns := scratch(t)
+		o.NetNS = ns.Fd()
+		add := func() error { _, err := Add(t.Context(), o); return err }
+		if err := add(); err != nil {
+			t.Fatal(err)
+		}
+		var b nft.Batch
+		c.take(&b, &nft.Table{Family: nft.IPv6, Name: Name})
+		commit(t, ns, &b)
+		if err := add(); (err == nil) != c.whole {
+			t.Errorf("added again: %v", err)
+		}
+		list, err := List(t.Context(), ns.Fd())
+		if (err == nil) != c.whole {
+			t.Errorf("listed: %v", err)
+		}
+		if c.whole && (len(list) != 1 || len(list[0].Families) != 2) {
+			t.Errorf("in force: %+v", list)
 		}
 	}
 }
@@ -353,5 +392,20 @@ func TestInterrupted(t *testing.T) {
 	}
 	if list, err := List(t.Context(), ns.Fd()); len(list) != 0 || err != nil {
 		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+// What an interrupted deletion leaves is what was found less what is deleted.
+func TestSweepInterrupted(t *testing.T) {
+	ct, err := conntrack.Dial(conntrack.Config{NetNS: scratch(t).Fd()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ct.Close() //nolint:errcheck // a test's
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s := survey{ct: ct, meant: meant{parse(t, "--dport 80")}, matched: 5}
+	if e, err := s.sweep(ctx); e != (Entries{Left: 5}) || !errors.Is(err, context.Canceled) {
+		t.Errorf("%+v, %v", e, err)
 	}
 }

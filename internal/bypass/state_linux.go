@@ -27,7 +27,7 @@ type part struct {
 	number int
 	calls  []nft.RuleHeader
 	sets   []string
-	rules  bool // there is the chain with its rules
+	rules  bool // there are rules in its chain
 	text   string
 	sent   nft.Count
 	back   nft.Count
@@ -90,7 +90,7 @@ func (st *state) readTable(c *nft.Conn, f nft.Family) error {
 	}
 	for _, n := range slices.Sorted(maps.Keys(parts)) {
 		p := parts[n]
-		if !p.rules || p.text == "" || !slices.Contains(p.sets, numbered(setUntil, n)) {
+		if !p.called() || p.text == "" || !slices.Contains(p.sets, numbered(setUntil, n)) {
 			return &ForeignError{f, fmt.Sprintf("number %d is not whole", n)}
 		}
 		st.parts = append(st.parts, *p)
@@ -105,11 +105,9 @@ func readRules(c *nft.Conn, t *nft.Table, of func(int) *part) error {
 		return err
 	}
 	for _, name := range chains {
-		what, n := number(name)
+		what, _ := number(name)
 		switch {
-		case what == chainRules:
-			of(n).rules = true
-		case what != chainWords && name != chainPre && name != chainOut:
+		case what != chainRules && what != chainWords && name != chainPre && name != chainOut:
 			return &ForeignError{t.Family, fmt.Sprintf("a chain %q", name)}
 		}
 	}
@@ -138,7 +136,16 @@ func readRules(c *nft.Conn, t *nft.Table, of func(int) *part) error {
 	return nil
 }
 
+// called tells whether both hooks call its rules.
+func (p *part) called() bool {
+	calls := func(chain string) bool {
+		return slices.ContainsFunc(p.calls, func(r nft.RuleHeader) bool { return r.Chain == chain })
+	}
+	return p.rules && calls(chainPre) && calls(chainOut)
+}
+
 func (p *part) count(r nft.RuleHeader) {
+	p.rules = true
 	sum := &p.sent
 	if r.Comment == countReturned {
 		sum = &p.back

@@ -219,8 +219,12 @@ func (s *survey) sweep(ctx context.Context) (e Entries, err error) {
 			}
 			return flush()
 		})
-		if err = errors.Join(err, flush()); err != nil || found == 0 {
+		if err = errors.Join(err, flush()); err != nil {
+			e.Left = max(0, s.matched-e.Deleted) // this look ended early
 			return e, err
+		}
+		if found == 0 {
+			return e, nil
 		}
 	}
 	return e, nil

@@ -111,7 +111,7 @@ func addBypass(cmd *cobra.Command, o bypass.Options, format string) error {
 	for _, warning := range r.Warnings {
 		fmt.Fprintf(cmd.ErrOrStderr(), "flowcut: warning: %s\n", oneline.Whole(warning))
 	}
-	if _, printed := io.WriteString(w, added(r, o)); err == nil {
+	if _, printed := io.WriteString(w, added(r, o, err != nil)); err == nil {
 		err = printed
 	}
 	return err
@@ -133,7 +133,7 @@ func refused(err error) error {
 }
 
 // added says what was done, and how it ends.
-func added(r *bypass.Report, o bypass.Options) string {
+func added(r *bypass.Report, o bypass.Options, interrupted bool) string {
 	if r.DryRun {
 		return fmt.Sprintf("\n%s would be deleted. Bypass %d, these rules:\n\n%s", entries(r.Entries.Deleted), r.Number, r.Rules)
 	}
@@ -145,6 +145,9 @@ func added(r *bypass.Report, o bypass.Options) string {
 	s += fmt.Sprintf("%s deleted", entries(r.Entries.Deleted))
 	if r.Entries.Left > 0 {
 		s += fmt.Sprintf(", %d left", r.Entries.Left)
+	}
+	if interrupted {
+		s += "; the same command again deletes the rest"
 	}
 	if o.For > 0 {
 		return s + fmt.Sprintf("\nends by itself in %s; rules that do nothing any more are left then, until bypass is called again\n", o.For)

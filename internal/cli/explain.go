@@ -216,6 +216,8 @@ func (x *explainer) lines() error {
 		done++
 	}
 	switch {
+	case errors.Is(sc.Err(), bufio.ErrTooLong):
+		return fmt.Errorf("line %d is longer than 1 MiB: no flow is, nothing from there on was read", line+1)
 	case sc.Err() != nil:
 		return fmt.Errorf("read line %d: %w", line+1, sc.Err())
 	case wrong > 0:

@@ -113,3 +113,12 @@ func TestExplainFinds(t *testing.T) {
 	w.make(back)
 	w.want("come back untranslated", destroyed, "mirrored", f.ID)
 }
+
+// A line that is too long is named, and what was before it is explained.
+func TestExplainLongLine(t *testing.T) {
+	const good = "udp 17 29 src=10.0.0.1 dst=10.0.0.2 sport=1 dport=2 [UNREPLIED] src=10.0.0.2 dst=10.0.0.1 sport=2 dport=1 mark=0 use=1\n"
+	code, out, errs := runLine([]string{"explain"}, good+strings.Repeat("a", 10<<20)+"\n")
+	if code != codeFailed || !strings.HasPrefix(out, "udp 10.0.0.1:1 -> ") || errs != "flowcut: line 2 is longer than 1 MiB: no flow is, nothing from there on was read\n" {
+		t.Errorf("exit code %d, %q, %q", code, out, errs)
+	}
+}

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -151,8 +150,9 @@ func stats(ctx context.Context, p *statsPrinter, o statsOptions) (err error) {
 		return err
 	}
 	err = p.report(r)
-	if o.svg != "" {
-		err = errors.Join(err, os.WriteFile(o.svg, health.Picture(l.points), 0o644))
+	if l.svg != nil {
+		_, printed := l.svg.Write(health.Picture(l.points))
+		err = errors.Join(err, printed, l.svg.Close())
 	}
 	switch {
 	case failed != nil || err != nil:

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/health"
+	"flowcut/internal/oneline"
 	"flowcut/internal/sysctl"
 )
 
@@ -22,6 +24,7 @@ type look struct {
 	first  health.Sample
 	recent []health.Sample // the last ones
 	points []health.Point
+	svg    *os.File // nil without --svg
 	born   births
 
 	outlook health.Outlook
@@ -91,6 +94,11 @@ func (l *look) sample(ctx context.Context, p *statsPrinter) (err error) {
 		return err
 	}
 	l.first = l.recent[0]
+	if l.o.svg != "" {
+		if l.svg, err = os.Create(l.o.svg); err != nil { // before the time is spent
+			return usage("give a file that can be written", "--svg %s: %v", oneline.Value(l.o.svg), cause(err))
+		}
+	}
 	if l.o.talkers.wanted(l.first.Count) {
 		if l.before, err = health.ReadProfile(ctx, l.c); err != nil {
 			return err

@@ -163,11 +163,11 @@ func (c *Conn) atRest(read func() ([][]byte, error)) ([][]byte, error) {
 // an empty one, which has no number, waits for it.
 func (c *Conn) Generation() (uint32, error) {
 	if err := c.nl.Batch([]rtnl.Message{bracket(unix.NFNL_MSG_BATCH_BEGIN), bracket(unix.NFNL_MSG_BATCH_END)}); err != nil {
-		return 0, err
+		return 0, fmt.Errorf("nft: generation of the ruleset: %w", err)
 	}
 	gen, err := c.get(unix.NFT_MSG_GETGEN, unix.NFPROTO_UNSPEC, func(*encoder) {})
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("nft: generation of the ruleset: %w", err)
 	}
 	var id uint32
 	err = walk(gen, unix.NFTA_GEN_ID, func(v []byte) error { id = u32(v); return nil })
