@@ -24,6 +24,7 @@ var parts = []part{
 	{name: "filter", title: "List a tenth of the table", run: runFilter},
 	{name: "delete", title: "Delete a tenth of the table", run: runDelete},
 	{name: "cut", title: "Cut a tenth of the table", run: runCut},
+	{name: "top", title: "Watch the table", run: runTop},
 	{name: "events", title: "Follow events", once: true, run: runEvents},
 	{name: "silence", title: "Time to silence", once: true, run: runSilence},
 	{name: "churn", title: "Cut while other flows begin", once: true, run: runChurn},

@@ -5,6 +5,7 @@ import (
 
 	"flowcut/conntrack"
 	"flowcut/internal/fence"
+	"flowcut/selector"
 )
 
 // Plan says what a cut would do now.
@@ -28,20 +29,26 @@ type Plan struct {
 // NewPlan lists the flows that a cut with these options would end, and its
 // rules. It changes nothing. Needs CAP_NET_ADMIN.
 func NewPlan(ctx context.Context, o Options) (*Plan, error) {
+	return NewPlanAll(ctx, o, []selector.Selector{o.Selector})
+}
+
+// NewPlanAll is NewPlan for what [RunAll] would do with several selectors.
+// Options.Selector counts for nothing.
+func NewPlanAll(ctx context.Context, o Options, list []selector.Selector) (*Plan, error) {
 	ct, err := conntrack.Dial(conntrack.Config{NetNS: o.NetNS})
 	if err != nil {
 		return nil, err
 	}
 	defer ct.Close()
 	o.Flows = true
-	c := newCutting(o, o.Selector)
+	c := newCutting(o, list...)
 	c.ct, c.dry = ct, true
 	c.prepare(ctx)
 	found, err := c.sweep(ctx, true)
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{Version: 1, DryRun: true, Selector: o.Selector.String()}
+	p := &Plan{Version: 1, DryRun: true, Selector: c.set.String()}
 	p.Flows.Matched, p.Flows.Spared, p.Flows.Suspects = len(found), len(c.spared), len(c.suspects)
 	families := map[conntrack.Family]bool{}
 	for _, m := range found {
@@ -55,7 +62,7 @@ func NewPlan(ctx context.Context, o Options) (*Plan, error) {
 		}
 	}
 	var fenced []conntrack.Family
-	for _, family := range o.Selector.Families() {
+	for _, family := range c.set.Families() {
 		if families[family] {
 			fenced = append(fenced, family)
 		}

@@ -39,8 +39,8 @@ var scenes = []scene{
 	},
 	{
 		name: "top", columns: 100, rows: 24, line: "flowcut top",
-		says:  "Flows live on a terminal, those first that carry most.",
-		steps: []step{{see: "192.168.1.100"}, {see: "B/s"}}, // rates are known after the second look
+		says:  "Flows live on a terminal, those first that are fastest; two are marked, to be cut together.",
+		steps: []step{{see: "192.168.1.100"}, {see: "iB/s", keys: "  "}, {see: "2 marked"}}, // rates are known after the second look
 	},
 	{
 		name: "explain", columns: 92, rows: 60, line: "flowcut explain --picked-up --max 1", prepare: deleted,

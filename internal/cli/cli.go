@@ -78,6 +78,7 @@ var commands = []func(start time.Time) *cobra.Command{
 	newList,
 	newWatch,
 	newExplain,
+	newTop,
 	newConntrack,
 	newBypass,
 	newDoctor,

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"flowcut/conntrack"
 )
@@ -139,6 +140,13 @@ type Sum struct {
 	Packets   uint64
 	Bytes     uint64
 	Unreplied int // of the flows, those that nobody has answered
+
+	// Rate is bytes a second. One listing of flows does not tell it: who has two
+	// adds it to what Add returns.
+	Rate float64
+
+	// Oldest is when the first of the flows began that have timestamps.
+	Oldest time.Time
 }
 
 // Add adds a flow.
@@ -148,6 +156,9 @@ func (s *Sum) Add(f *conntrack.Flow) {
 	s.Bytes += f.OrigCounters.Bytes + f.ReplyCounters.Bytes
 	if f.Status&conntrack.StatusSeenReply == 0 {
 		s.Unreplied++
+	}
+	if f.Has&conntrack.AttrStart != 0 && (s.Oldest.IsZero() || f.Start.Before(s.Oldest)) {
+		s.Oldest = f.Start
 	}
 }
 
@@ -181,11 +192,12 @@ func New(by By, most int) *Tally {
 // By returns what the flows are grouped by.
 func (t *Tally) By() By { return t.by }
 
-// Add adds a flow, unless it belongs to no group. The flow is not kept.
-func (t *Tally) Add(f *conntrack.Flow) {
+// Add adds a flow and returns the sum of its group, nil if it belongs to none. The
+// flow is not kept; the sum may be changed until the next Add.
+func (t *Tally) Add(f *conntrack.Flow) *Sum {
 	k, ok := KeyOf(t.by, f)
 	if !ok {
-		return
+		return nil
 	}
 	s := t.sums[k]
 	if s == nil {
@@ -196,6 +208,23 @@ func (t *Tally) Add(f *conntrack.Flow) {
 		t.sums[k] = s
 	}
 	s.Add(f)
+	return s
+}
+
+// Remove takes a flow out that has ended, and the bytes that were counted of it.
+// A group without flows is no more. What else was counted of the flow stays.
+func (t *Tally) Remove(f *conntrack.Flow, bytes uint64) {
+	k, ok := KeyOf(t.by, f)
+	s := t.sums[k]
+	if !ok || s == nil {
+		return
+	}
+	s.Flows--
+	s.Bytes -= min(s.Bytes, bytes)
+	s.Unreplied = min(s.Unreplied, s.Flows)
+	if s.Flows <= 0 {
+		delete(t.sums, k)
+	}
 }
 
 // drop gives up the half of the groups with the fewest flows.
@@ -247,11 +276,12 @@ func (t *Tally) Top(n int, less func(a, b *Row) int) []Row {
 	order := func(a, b *Row) int {
 		return cmp.Or(less(a, b), a.Addr.Compare(b.Addr), cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Zone, b.Zone))
 	}
-	return First(n, order, func(yield func(Row) bool) {
-		for k, s := range t.sums {
-			if !yield(Row{k, *s}) {
-				return
-			}
+	first := NewFirsts(n, order)
+	var r Row // one for all, or each would need memory of its own
+	for k, sum := range t.sums {
+		if r = (Row{k, *sum}); first.Wants(&r) {
+			first.Add(r)
 		}
-	})
+	}
+	return first.Values()
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"flowcut/conntrack"
 	"flowcut/internal/example"
@@ -84,6 +85,41 @@ func TestTop(t *testing.T) {
 	k := Key{By: Client, Addr: netip.MustParseAddr("10.0.0.7")}
 	if got := tl.Get(k).Flows; got != 7 {
 		t.Errorf("%d flows, want 7", got)
+	}
+}
+
+// A flow that has ended is taken out of its group, whose rate and age are the caller's
+// and the oldest flow's.
+func TestRemove(t *testing.T) {
+	tl := New(Protocol, 0)
+	begun := time.Unix(1000, 0)
+	flow := func(age time.Duration) *conntrack.Flow {
+		return &conntrack.Flow{
+			Has: conntrack.AttrStart, Start: begun.Add(-age),
+			Orig: conntrack.Tuple{Proto: conntrack.ProtoUDP}, OrigCounters: conntrack.Counters{Bytes: 100},
+		}
+	}
+	for _, age := range []time.Duration{time.Second, time.Hour, time.Minute} {
+		tl.Add(flow(age)).Rate += 7
+	}
+	k := Key{By: Protocol, Proto: conntrack.ProtoUDP}
+	if s := tl.Get(k); s.Rate != 21 || s.Oldest != begun.Add(-time.Hour) {
+		t.Errorf("rate %v, oldest %v", s.Rate, s.Oldest)
+	}
+	tl.Remove(flow(0), 60)
+	tl.Remove(&conntrack.Flow{Orig: conntrack.Tuple{Proto: conntrack.ProtoTCP}}, 60) // is not there
+	if s := tl.Get(k); s.Flows != 2 || s.Bytes != 240 || s.Unreplied != 2 {
+		t.Errorf("%+v", s)
+	}
+	tl.Remove(flow(0), 1000)
+	if s := tl.Get(k); s.Flows != 1 || s.Bytes != 0 {
+		t.Errorf("%+v", s)
+	}
+	if tl.Remove(flow(0), 0); tl.Len() != 0 {
+		t.Errorf("%d groups without flows", tl.Len())
+	}
+	if New(Port, 0).Add(&conntrack.Flow{Orig: conntrack.Tuple{Proto: 50}}) != nil {
+		t.Error("a flow without a port has a group of ports")
 	}
 }
 
