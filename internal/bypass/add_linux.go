@@ -20,6 +20,7 @@ type Options struct {
 	Force    bool              // also where that breaks flows, or may lock the caller out
 	DryRun   bool              // change nothing
 	Own      []conntrack.Tuple // what peers send on the connections through which the caller works
+	Hidden   bool              // there seems to be one that could not be seen
 
 	// Found, if not nil, is called with each flow that a dry run would delete the
 	// entry of. It must not keep it.

@@ -98,8 +98,13 @@ func (s *survey) judge() (refusals, warnings []string) {
 		refusals = append(refusals, fmt.Sprintf("%s would break: packets that are not tracked are not translated, and these are, such as %s",
 			show.Count(s.translated, "flow"), s.example))
 	}
-	if states != nil && slices.ContainsFunc(s.o.Own, s.meant.packet) {
-		refusals = append(refusals, fmt.Sprintf("the connection that this is run through is one of those meant, and rules go by the state of flows (%s): it might be locked out", some(states)))
+	others := s.where(ruleset.Flow)
+	switch by := slices.Concat(states, others); {
+	case by == nil:
+	case s.o.Hidden:
+		warnings = append(warnings, fmt.Sprintf("cannot see which connection this is run through, without CAP_SYS_PTRACE: if it is one of those meant, it might be locked out, as rules go by what its flow is (%s)", some(by)))
+	case slices.ContainsFunc(s.o.Own, s.meant.packet):
+		refusals = append(refusals, fmt.Sprintf("the connection that this is run through is one of those meant, and rules go by what its flow is (%s): it might be locked out", some(by)))
 	}
 	warn := func(list []string, format string) {
 		if list != nil {
@@ -108,6 +113,7 @@ func (s *survey) judge() (refusals, warnings []string) {
 	}
 	warn(s.where(ruleset.NAT), "rules translate addresses (%s): not those of packets that are not tracked")
 	warn(states, "rules go by the state of flows (%s): packets of a bypass are neither new nor established to them but untracked, and ICMP errors about them are invalid; "+s.admit())
+	warn(others, "rules go by what else only a flow has, such as its mark (%s): they pass over packets of a bypass, and routes by such marks do, too")
 	warn(s.where(ruleset.Synproxy), "rules with SYNPROXY (%s) take packets that are not tracked for their own, or see none: handshakes fail, or are not shielded any more")
 	warn(s.where(ruleset.Zone), "rules put packets into zones (%s): those are tracked all the same")
 	if s.helped > 0 {
@@ -123,7 +129,7 @@ func (s *survey) judge() (refusals, warnings []string) {
 }
 
 // where returns where rules do something that concerns a family that is meant.
-// Those that go by states and let pass what is not tracked in the same chain do
+// Those that go by states and let pass all that is not tracked in the same chain do
 // no harm; of the others those are marked that drop the rest.
 func (s *survey) where(kind ruleset.Kind) []string {
 	places := func(k ruleset.Kind) (out []string) {
@@ -162,13 +168,17 @@ func (s *survey) concerns(family byte) bool {
 
 // admit is what to do about rules that go by states.
 func (s *survey) admit() string {
-	for _, w := range s.where(ruleset.State) {
-		if place, legacy := strings.CutSuffix(w, " of iptables-legacy"); !legacy {
-			place, _, _ = strings.Cut(place, ",")
-			return fmt.Sprintf("where they must pass, let them before: nft insert rule %s ct state untracked accept", place)
-		}
+	states := s.where(ruleset.State)
+	if len(states) == 0 {
+		return ""
 	}
-	return "where they must pass, let them before: iptables -I FORWARD -m conntrack --ctstate UNTRACKED -j ACCEPT"
+	place, _, _ := strings.Cut(states[0], ",")
+	command := fmt.Sprintf("nft insert rule %s ct state untracked accept", place)
+	if place, legacy := strings.CutSuffix(place, " of iptables-legacy"); legacy {
+		in := append(strings.Fields(place), "", "", "") // family, table and chain
+		command = fmt.Sprintf("%stables-legacy -t %s -I %s -m conntrack --ctstate UNTRACKED -j ACCEPT", in[0], in[1], in[2])
+	}
+	return "where they must pass, let them before: " + command
 }
 
 // some names a few of a list.

@@ -74,7 +74,7 @@ What may break is said.`,
 			return usage("give it a time such as 10m, or leave --for out for a bypass that stays", "--for %s is no time for a bypass", o.For)
 		}
 		o.Selector = s
-		o.Own, _ = self.Sessions()
+		o.Own, o.Hidden = self.Sessions()
 		return ns.with(func(fd int) error {
 			o.NetNS = fd
 			return addBypass(cmd, o, out.format)

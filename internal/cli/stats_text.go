@@ -60,10 +60,7 @@ func (p *statsPrinter) report(r *statsReport) error {
 
 // outlookLine says how full a table is and where it goes.
 func outlookLine(count, most uint32, o outlookReport) string {
-	s := show.Count(int(count), "entry")
-	if count != 1 {
-		s = fmt.Sprintf("%d entries", count)
-	}
+	s := entries(int(count))
 	if most > 0 {
 		s = fmt.Sprintf("%d of %d entries, %d %%", count, most, percent(count, most))
 	}

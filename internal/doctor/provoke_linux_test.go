@@ -69,9 +69,9 @@ var provocations = []struct {
 		`table inet hand { chain pre { type filter hook prerouting priority raw; udp dport 53 notrack; udp sport 53 notrack; }; }`)},
 	{"iptables-nft", "notrack", "ok none", "fail rules that turn tracking off: ip raw PREROUTING",
 		run("iptables-nft -t raw -A PREROUTING -p udp -j CT --notrack")},
-	{"iptables-legacy", "notrack", "ok none", "fail rules that turn tracking off: ip raw of iptables-legacy",
+	{"iptables-legacy", "notrack", "ok none", "fail rules that turn tracking off: ip raw OUTPUT of iptables-legacy",
 		all(run("iptables-legacy -t raw -A PREROUTING -p tcp -m conntrack --ctstate NEW -j ACCEPT"), run("iptables-legacy -t raw -A OUTPUT -p udp -j CT --notrack"))},
-	{"ip6tables-legacy", "notrack", "ok none", "fail rules that turn tracking off: ip6 raw of iptables-legacy",
+	{"ip6tables-legacy", "notrack", "ok none", "fail rules that turn tracking off: ip6 raw PREROUTING of iptables-legacy",
 		run("ip6tables-legacy -t raw -A PREROUTING -p udp -j CT --notrack")},
 	{"harmless tables", "notrack", "ok none", "ok none", all(
 		run("iptables-legacy -t raw -A PREROUTING -p udp -j CT --zone 3"), run("ip6tables-legacy -A INPUT -j ACCEPT"),
@@ -79,7 +79,7 @@ var provocations = []struct {
 	{"fences of iptables", "notrack", "ok none", "ok none", all(
 		run("iptables-legacy -t raw -N FLOWCUT-0badcafe"), run("iptables-legacy -t raw -A FLOWCUT-0badcafe -j CT --notrack"),
 		run("iptables-nft -t raw -N FLOWCUT-0badcafe-kick"), run("iptables-nft -t raw -A FLOWCUT-0badcafe-kick -j CT --notrack"))},
-	{"behind fences of iptables", "notrack", "ok none", "fail rules that turn tracking off: ip raw FLOWCUT-HAND, ip raw of iptables-legacy", all(
+	{"behind fences of iptables", "notrack", "ok none", "fail rules that turn tracking off: ip raw FLOWCUT-HAND, ip raw HAND of iptables-legacy", all(
 		run("iptables-legacy -t raw -N FLOWCUT-0badcafe"), run("iptables-legacy -t raw -N HAND"), run("iptables-legacy -t raw -A HAND -j CT --notrack"),
 		run("iptables-nft -t raw -N FLOWCUT-HAND"), run("iptables-nft -t raw -A FLOWCUT-HAND -j CT --notrack"))},
 	{"fence of another flowcut", "notrack", "ok none", "ok none", fenced},
@@ -88,16 +88,16 @@ var provocations = []struct {
 		`table ip hand { chain pre { type filter hook prerouting priority raw; ct zone set 7; }; }`)},
 	{"zone that is asked for", "zones", "ok none", "ok none", rulesOf(
 		`table ip hand { chain pre { type filter hook prerouting priority 0; ct zone 7 ct mark set 1 accept; }; }`)},
-	{"iptables zone", "zones", "ok none", "note rules that choose a zone: ip raw PREROUTING, ip raw of iptables-legacy", all(
+	{"iptables zone", "zones", "ok none", "note rules that choose a zone: ip raw PREROUTING, ip raw PREROUTING of iptables-legacy", all(
 		run("iptables-nft -t raw -A PREROUTING -j CT --zone-orig mark"), run("iptables-legacy -t raw -A PREROUTING -j CT --zone 3"))},
 	{"nft tproxy", "tproxy", "ok none", "warning rules with a transparent proxy: ip hand pre", rulesOf(
 		`table ip hand { chain pre { type filter hook prerouting priority mangle; tcp dport 80 tproxy to :3128; }; }`)},
-	{"iptables TPROXY", "tproxy", "ok none", "warning rules with a transparent proxy: ip mangle of iptables-legacy",
+	{"iptables TPROXY", "tproxy", "ok none", "warning rules with a transparent proxy: ip mangle PREROUTING of iptables-legacy",
 		run("iptables-legacy -t mangle -A PREROUTING -p tcp --dport 80 -j TPROXY --on-port 3128")},
-	{"synproxy", "synproxy", "ok none", "note rules with SYNPROXY: ip hand in, ip filter of iptables-legacy", all(rulesOf(
+	{"synproxy", "synproxy", "ok none", "note rules with SYNPROXY: ip hand in, ip filter INPUT of iptables-legacy", all(rulesOf(
 		`table ip hand { chain in { type filter hook input priority 0; tcp dport 80 synproxy mss 1460 wscale 7 timestamp sack-perm; }; }`),
 		run("iptables-legacy -A INPUT -p tcp --dport 80 -j SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460"))},
-	{"queue without a program", "queues", "ok none", "note rules that queue packets, which nobody takes: ip filter INPUT, ip filter of iptables-legacy",
+	{"queue without a program", "queues", "ok none", "note rules that queue packets, which nobody takes: ip filter INPUT, ip filter INPUT of iptables-legacy",
 		all(run("iptables-nft -A INPUT -j NFQUEUE --queue-num 5"), run("iptables-legacy -A INPUT -j NFQUEUE --queue-num 5"))},
 	{"listener", "listeners", "ok none", "note events of flows go to conntrack (*)", listens("conntrack")},
 	{"replication", "listeners", "ok none", "warning conntrackd (*) replicates flows", listens("conntrackd")},

@@ -68,10 +68,12 @@ var Topics = []string{"from", "opened", "nat", "traffic", "state", "flag", "kept
 // written, such as names, is fit for a terminal.
 func Flow(s *Subject, set *Settings) []Statement {
 	w := writer{Subject: s, set: set, f: s.Flow}
-	if w.Known == 0 {
+	switch {
+	case s.Flow.Has&conntrack.AttrStatus == 0: // as of JSON that somebody has shortened
+	case s.Known == 0:
 		w.known = ^conntrack.Status(0)
-	} else {
-		w.known = w.Known
+	default:
+		w.known = s.Known
 	}
 	for _, part := range []func(*writer){
 		(*writer).from, (*writer).opened, (*writer).nat, (*writer).traffic, (*writer).state,

@@ -58,15 +58,25 @@ func left(seconds int) func(*conntrack.Flow) {
 	return func(f *conntrack.Flow) { f.Timeout = time.Duration(seconds) * time.Second }
 }
 
+// noFlags leaves out what lines and events of the end do not have.
+func noFlags(f *conntrack.Flow) { f.TCP.OrigFlags, f.TCP.ReplyFlags = 0, 0 }
+
 // sayings are what is said of flows on a topic.
 var sayings = map[string]struct {
 	s     *Subject
 	topic string
 	want  string
 }{
-	"who":           {subject("dnat", nil), "opened", "203.0.113.2 opened it, to 203.0.113.1 (this host), port 5201."},
-	"age":           {subject("dnat", func(f *conntrack.Flow) { f.Has, f.Start = f.Has|conntrack.AttrStart, now.Add(-time.Hour) }), "opened", "203.0.113.2 opened it, to 203.0.113.1 (this host), port 5201, 1h ago."},
-	"ping":          {subject("icmp", nil), "opened", "192.168.1.6 pings 198.51.100.9 (echo requests with id 77)."},
+	"who":  {subject("dnat", nil), "opened", "203.0.113.2 opened it, to 203.0.113.1 (this host), port 5201."},
+	"age":  {subject("dnat", func(f *conntrack.Flow) { f.Has, f.Start = f.Has|conntrack.AttrStart, now.Add(-time.Hour) }), "opened", "203.0.113.2 opened it, to 203.0.113.1 (this host), port 5201, 1h ago."},
+	"ping": {subject("icmp", nil), "opened", "192.168.1.6 pings 198.51.100.9 (echo requests with id 77)."},
+	"who of a line": {&Subject{Flow: flow("dnat", noFlags), Place: Unasked, Line: true, Known: conntrack.StatusSeenReply}, "opened",
+		"203.0.113.2 opened it, to 203.0.113.1 (this host), port 5201, unless it was taken up in mid-stream, which the text does not tell."},
+	"who of its end": {&Subject{Flow: flow("dnat", noFlags), Place: Gone, Event: conntrack.EventDestroy}, "opened",
+		"203.0.113.2 opened it, to 203.0.113.1 (this host), port 5201, unless it was taken up in mid-stream, which the text does not tell."},
+	"who of a SYN": {&Subject{Flow: flow("dnat", func(f *conntrack.Flow) { f.TCP = conntrack.TCP{State: conntrack.TCPSynSent} }), Place: Gone, Line: true}, "opened",
+		"203.0.113.2 opened it, to 203.0.113.1 (this host), port 5201."},
+	"who of JSON":   {&Subject{Flow: flow("dnat", nil), Place: Gone}, "opened", "203.0.113.2 opened it, to 203.0.113.1 (this host), port 5201."},
 	"picked up who": {subject("zombie", nil), "opened", "Who opened it is not known: connection tracking took it up in mid-stream, from a packet of 192.168.1.100 to 203.0.113.2. Often it is the other end that opened it."},
 
 	"dnat": {subject("dnat", nil), "nat", "The destination is translated (DNAT): what is sent to 203.0.113.1:5201 goes to 192.168.1.100:5201. Rules were asked about its first packet alone: to change or remove the rule changes nothing for this flow."},
@@ -77,11 +87,13 @@ var sayings = map[string]struct {
 	"none":       {subject("unreplied", nil), "nat", "Nothing is translated: each end sees the other's own address."},
 	"no status":  {subject("dnat", func(f *conntrack.Flow) { f.Status &^= conntrack.StatusDstNAT }), "nat", "The two directions differ, but the status says neither SRC_NAT nor DST_NAT: nothing is translated. A program made the entry so."},
 
-	"established": {subject("dnat", nil), "state", "ESTABLISHED: the connection is open, and data may flow both ways. Next: FIN_WAIT when an end says goodbye, CLOSE when one resets it."},
-	"one way":     {subject("unreplied", nil), "state", "One way: only the originator has sent. Next: answered, with the first packet back."},
-	"answered":    {subject("masquerade", nil), "state", "Answered: both ends have sent, but not for long. Next: a stream (ASSURED), when packets still come two seconds after the first."},
-	"stream":      {subject("masquerade", func(f *conntrack.Flow) { f.Status |= conntrack.StatusAssured }), "state", "Stream: both ends have sent, for more than two seconds."},
-	"offloaded":   {subject("dnat", func(f *conntrack.Flow) { f.Status |= conntrack.StatusOffload }), "state", "Offloaded: a flowtable forwards its packets past connection tracking, so the protocol's state is not followed."},
+	"established":         {subject("dnat", nil), "state", "ESTABLISHED: the connection is open, and data may flow both ways. Next: FIN_WAIT when an end says goodbye, CLOSE when one resets it."},
+	"no status, no state": {subject("masquerade", func(f *conntrack.Flow) { f.Has, f.Status = f.Has&^conntrack.AttrStatus, 0 }), "state", "The protocol's state was not told."},
+	"no status, no flags": {subject("masquerade", func(f *conntrack.Flow) { f.Has, f.Status = f.Has&^conntrack.AttrStatus, 0 }), "flag", ""},
+	"one way":             {subject("unreplied", nil), "state", "One way: only the originator has sent. Next: answered, with the first packet back."},
+	"answered":            {subject("masquerade", nil), "state", "Answered: both ends have sent, but not for long. Next: a stream (ASSURED), when packets still come two seconds after the first."},
+	"stream":              {subject("masquerade", func(f *conntrack.Flow) { f.Status |= conntrack.StatusAssured }), "state", "Stream: both ends have sent, for more than two seconds."},
+	"offloaded":           {subject("dnat", func(f *conntrack.Flow) { f.Status |= conntrack.StatusOffload }), "state", "Offloaded: a flowtable forwards its packets past connection tracking, so the protocol's state is not followed."},
 
 	"kept":       {subject("dnat", left(431990)), "kept", "Without another packet the entry ends in 4d23h (431990 s). Each packet sets it to net.netfilter.nf_conntrack_tcp_timeout_established = 432000 (5d). So the last one came about 10s ago, unless a timeout policy of nftables or iptables says otherwise."},
 	"kept more":  {subject("unreplied", left(31)), "kept", "Without another packet the entry ends in 31s. Each packet sets it to net.netfilter.nf_conntrack_udp_timeout = 30. It has more than that: a timeout policy (ct timeout of nftables, CT --timeout of iptables) or a program gave it that, or the setting was larger."},
@@ -95,13 +107,13 @@ var sayings = map[string]struct {
 	"kept SYN_SENT": {subject("dnat", func(f *conntrack.Flow) {
 		f.Timeout, f.TCP = 100*time.Second, conntrack.TCP{State: conntrack.TCPSynSent}
 	}), "kept",
-		"Without another packet the entry ends in 1m40s (100 s). An answer changes that time, a repeated SYN does not; the first one set it to net.netfilter.nf_conntrack_tcp_timeout_syn_sent = 120 (2m). So the last one came about 20s ago, unless a timeout policy of nftables or iptables says otherwise."},
+		"Without another packet the entry ends in 1m40s (100 s). An answer changes that time, a repeated SYN does not; the first one set it to net.netfilter.nf_conntrack_tcp_timeout_syn_sent = 120 (2m). So that came about 20s ago, unless a timeout policy of nftables or iptables says otherwise."},
 	"kept fixed":     {subject("unreplied", func(f *conntrack.Flow) { f.Timeout, f.Status = time.Second, conntrack.StatusFixedTimeout }), "kept", "Without another packet the entry ends in 1s. FIXED_TIMEOUT: packets do not renew that time."},
 	"kept unread":    {subject("sctp", left(3)), "kept", "Without another packet the entry ends in 3s. Each packet sets it to net.netfilter.nf_conntrack_sctp_timeout_established, whose value could not be read."},
 	"kept offloaded": {subject("dnat", func(f *conntrack.Flow) { f.Status |= conntrack.StatusOffload }), "kept", "It is kept as long as the flowtable has it. That gives it back when no packet has come for net.netfilter.nf_flowtable_tcp_timeout = 30 s."},
 
 	"room":         {subject("unreplied", nil), "room", "When the table is full (12 of 1000 entries now) it may be dropped early, for a new flow: it is not ASSURED."},
-	"room assured": {subject("dnat", nil), "room", "When the table is full (12 of 1000 entries now) it stays, and new flows are refused: it is ASSURED."},
+	"room assured": {subject("dnat", nil), "room", "When the table is full (12 of 1000 entries now) it stays: it is ASSURED. New flows get the room of others, or none."},
 	"room ending":  {subject("dnat", func(f *conntrack.Flow) { f.TCP.State = conntrack.TCPTimeWait }), "room", "When the table is full (12 of 1000 entries now) it may be dropped early although it is ASSURED: it is about to end."},
 
 	"flags": {subject("both", func(f *conntrack.Flow) {

@@ -99,9 +99,9 @@ func (w *writer) renewed(key, why string) {
 	if why != "" {
 		why = ", since " + why
 	}
-	what := "Each packet sets"
+	what, last := "Each packet sets", "the last one"
 	if w.has(conntrack.AttrTCP) && w.f.TCP.State == conntrack.TCPSynSent {
-		what = "An answer changes that time, a repeated SYN does not; the first one set"
+		what, last = "An answer changes that time, a repeated SYN does not; the first one set", "that"
 	}
 	v, ok := w.value(key)
 	if !ok {
@@ -130,7 +130,7 @@ func (w *writer) renewed(key, why string) {
 	if d := limit - w.f.Timeout; d > time.Second {
 		idle = "about " + span(d) + " ago"
 	}
-	s.Text += fmt.Sprintf(" So the last one came %s, unless a timeout policy of nftables or iptables says otherwise%s.", idle, w.orStuck(limit))
+	s.Text += fmt.Sprintf(" So %s came %s, unless a timeout policy of nftables or iptables says otherwise%s.", last, idle, w.orStuck(limit))
 }
 
 // orStuck names the other reason for little time on a TCP flow.
@@ -172,6 +172,6 @@ func (w *writer) room() {
 	case w.is(conntrack.StatusAssured) && p.drop:
 		w.say("room", "%s it may be dropped early although it is ASSURED: it is about to end.", full).Sysctl = keyMax
 	case w.is(conntrack.StatusAssured):
-		w.say("room", "%s it stays, and new flows are refused: it is ASSURED.", full).Sysctl = keyMax
+		w.say("room", "%s it stays: it is ASSURED. New flows get the room of others, or none.", full).Sysctl = keyMax
 	}
 }

@@ -107,6 +107,9 @@ func (w *writer) phase() (name string, p phase, ok bool) {
 	case conntrack.ProtoTCP, conntrack.ProtoSCTP, conntrack.ProtoDCCP:
 		return "", phase{}, false
 	}
+	if w.known&conntrack.StatusSeenReply == 0 {
+		return "", phase{}, false
+	}
 	name, p = w.datagramPhase()
 	return name, p, true
 }

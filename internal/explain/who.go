@@ -16,6 +16,8 @@ func (w *writer) opened() {
 	switch {
 	case w.f.PickedUp():
 		w.say("opened", "Who opened it is not known: connection tracking took it up in mid-stream, from a packet of %s to %s%s. Often it is the other end that opened it.", src, w.addr(o.Dst), when)
+	case w.unsure():
+		w.say("opened", "%s opened it, to %s, port %d%s, unless it was taken up in mid-stream, which the text does not tell.", src, dst, o.DstPort, when)
 	case o.Proto == conntrack.ProtoTCP:
 		w.say("opened", "%s opened it, to %s, port %d%s.", src, dst, o.DstPort, when)
 	case o.HasPorts():
@@ -27,6 +29,19 @@ func (w *writer) opened() {
 	default:
 		w.say("opened", "%s sent the first packet of protocol %v to %s%s.", src, o.Proto, dst, when)
 	}
+}
+
+// unsure tells whether nothing says if a flow of TCP began with a handshake: lines
+// have no flags, nor have events of the end. One that is in it has begun with it.
+func (w *writer) unsure() bool {
+	t := w.f.TCP
+	switch {
+	case w.f.Orig.Proto != conntrack.ProtoTCP || !w.Line && w.Event != conntrack.EventDestroy:
+		return false
+	case !w.has(conntrack.AttrTCP):
+		return true
+	}
+	return t.OrigFlags|t.ReplyFlags == 0 && t.State != conntrack.TCPSynSent && t.State != conntrack.TCPSynRecv && t.State != conntrack.TCPSynSent2
 }
 
 func isEcho(t *conntrack.Tuple) bool {

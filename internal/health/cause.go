@@ -60,6 +60,10 @@ func Explain(g Growth, l conntrack.Limits, here bool, setting func(key string) i
 		bypass = append(bypass, k.Args(false)...)
 	}
 	c.Found = append(c.Found, fmt.Sprintf("%d %% unreplied", max(0, percent(g.Unreplied))))
+	// Bypasses are refused where flows are translated.
+	if translated := percent(g.Translated); translated > 0 {
+		c.Found, bypass = append(c.Found, fmt.Sprintf("%d %% translated by NAT, which no bypass may take", translated)), nil
+	}
 	if len(g.Kinds) > 0 {
 		k := g.Kinds[0]
 		c.Found = append(c.Found, fmt.Sprintf("%d %% %s", percent(k.Flows), k.Kind))

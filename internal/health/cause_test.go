@@ -56,6 +56,15 @@ func TestExplain(t *testing.T) {
 			[]string{"flowcut bypass add -p tcp --dport 80 -d 198.51.100.2 --for 10m",
 				"sysctl -w net.netfilter.nf_conntrack_tcp_timeout_syn_sent=20, which is 120 now",
 				"in the host's namespace: sysctl -w net.netfilter.nf_conntrack_max=20000, and as many nf_conntrack_buckets"}},
+		"SYN flood on a forwarded port": {func(p *Profile) {
+			crowd(p, 5000, 5000, 80, func(i int, f *conntrack.Flow) {
+				synSent(i, f)
+				f.Status |= conntrack.StatusDstNAT
+			})
+		},
+			"100 % port tcp/80; 100 % server 198.51.100.2; no client stands out: 203.0.0.0 has the most, 0 %; 100 % unreplied; 100 % translated by NAT, which no bypass may take; 100 % tcp SYN_SENT", "a SYN flood, a scan, or a server that does not answer",
+			[]string{"sysctl -w net.netfilter.nf_conntrack_tcp_timeout_syn_sent=20, which is 120 now",
+				"in the host's namespace: sysctl -w net.netfilter.nf_conntrack_max=20000, and as many nf_conntrack_buckets"}},
 		"one client": {func(p *Profile) { crowd(p, 5000, 1, 443, established) },
 			"100 % port tcp/443; 100 % server 198.51.100.2; 100 % client 203.0.0.0; 0 % unreplied; 100 % tcp ESTABLISHED", "connections that stay open, or whose ends are gone without a word: their entries stay for long",
 			[]string{"flowcut bypass add -p tcp --dport 443 -d 198.51.100.2 -s 203.0.0.0 --for 10m",

@@ -35,7 +35,7 @@ var Counters = []Counter{
 		Name: "insert_failed", Bad: true, Of: func(s *conntrack.CPUStats) uint32 { return s.InsertFailed },
 		Means: "entries were not made, as another with the tuple was there first",
 		Do: "with NAT let the source port be drawn: masquerade fully-random, or --random-fully in iptables; " +
-			"for resolvers that ask twice from one socket: flowcut bypass add -p udp --dport 53",
+			"for resolvers that ask twice from one socket, without NAT: flowcut bypass add -p udp --dport 53",
 	},
 	{
 		Name: "chain_toolong", Bad: true, Of: func(s *conntrack.CPUStats) uint32 { return s.ChainTooLong },

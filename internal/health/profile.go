@@ -25,6 +25,7 @@ type Profile struct {
 	Flows      int
 	Unreplied  int // nobody has answered
 	Unassured  int // not ASSURED: what may be dropped early to make room
+	Translated int // by NAT: they break without their entries
 	Kinds      map[Kind]int
 	Ports      *tally.Tally
 	Servers    *tally.Tally
@@ -49,6 +50,9 @@ func (p *Profile) Add(f *conntrack.Flow) {
 	p.Flows++
 	if f.Status&conntrack.StatusAssured == 0 {
 		p.Unassured++
+	}
+	if f.Status&(conntrack.StatusSrcNAT|conntrack.StatusDstNAT) != 0 {
+		p.Translated++
 	}
 	if f.Has&conntrack.AttrOrigCounters != 0 {
 		p.Accounting = true
@@ -92,12 +96,13 @@ type Share struct {
 // Growth is what was added to a table between two profiles, what was taken off
 // it subtracted.
 type Growth struct {
-	Flows     int
-	Unreplied int
-	Kinds     []KindShare // those that grew, the most first
-	Ports     []Share     // those that grew the most, the first of which is what fills the table, if any
-	Servers   []Share
-	Clients   []Share
+	Flows      int
+	Unreplied  int
+	Translated int
+	Kinds      []KindShare // those that grew, the most first
+	Ports      []Share     // those that grew the most, the first of which is what fills the table, if any
+	Servers    []Share
+	Clients    []Share
 }
 
 // KindShare is by how many flows a kind grew.
@@ -111,7 +116,7 @@ const shares = 3
 
 // Compare returns by what a table grew from a profile to another one.
 func Compare(before, after *Profile) Growth {
-	g := Growth{Flows: after.Flows - before.Flows, Unreplied: after.Unreplied - before.Unreplied}
+	g := Growth{Flows: after.Flows - before.Flows, Unreplied: after.Unreplied - before.Unreplied, Translated: after.Translated - before.Translated}
 	for k, n := range after.Kinds {
 		if d := n - before.Kinds[k]; d > 0 {
 			g.Kinds = append(g.Kinds, KindShare{k, d})

@@ -1,12 +1,14 @@
 package ruleset
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -76,19 +78,20 @@ func (l legacy) read(name string) ([]Use, error) {
 	defer func() { _ = unix.Close(fd) }()
 	const tries = 3 // rules may change between the two calls
 	for try := 1; ; try++ {
-		entries, err := l.ask(fd, name)
+		info, entries, err := l.ask(fd, name)
 		if errors.Is(err, unix.EAGAIN) && try < tries {
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
-		return l.parse(name, entries)
+		return l.parse(name, info, entries)
 	}
 }
 
-// ask returns the entries of a table, one behind the other.
-func (l legacy) ask(fd int, table string) ([]byte, error) {
+// ask returns what the kernel says of a table, struct ipt_getinfo, and the entries,
+// one behind the other.
+func (l legacy) ask(fd int, table string) (info, entries []byte, err error) {
 	const (
 		nameLen  = 32      // XT_TABLE_MAXNAMELEN
 		infoLen  = 84      // struct ipt_getinfo
@@ -96,19 +99,19 @@ func (l legacy) ask(fd int, table string) ([]byte, error) {
 		headAt   = nameLen // ipt_get_entries.size
 		headSize = 40      // offset of ipt_get_entries.entrytable
 	)
-	info := make([]byte, infoLen)
+	info = make([]byte, infoLen)
 	copy(info[:nameLen-1], table)
 	if err := getsockopt(fd, l.level, getInfo, info); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	size := binary.NativeEndian.Uint32(info[sizeAt:])
 	all := make([]byte, headSize+int(size))
 	copy(all[:nameLen-1], table)
 	binary.NativeEndian.PutUint32(all[headAt:], size)
 	if err := getsockopt(fd, l.level, getEntries, all); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return all[headSize:], nil
+	return info, all[headSize:], nil
 }
 
 func getsockopt(fd, level, option int, b []byte) error {
@@ -124,13 +127,31 @@ func getsockopt(fd, level, option int, b []byte) error {
 	return nil
 }
 
+// hooks names the kernel's chain that begins at an offset, or the policy of which is
+// there; none of the table's other entries. info is struct ipt_getinfo.
+func hooks(info []byte, offset int) (chain string, policy bool) {
+	const validAt, beginAt, policyAt = 32, 36, 56 // valid_hooks, hook_entry, underflow
+	valid := binary.NativeEndian.Uint32(info[validAt:])
+	for i, name := range []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"} { // enum nf_inet_hooks
+		at := func(base int) int { return int(binary.NativeEndian.Uint32(info[base+4*i:])) }
+		if valid&(1<<i) == 0 {
+			continue
+		}
+		// In a chain without rules both are one entry.
+		if begins, ends := at(beginAt) == offset, at(policyAt) == offset; begins || ends {
+			return name, ends
+		}
+	}
+	return "", false
+}
+
 // parse goes through entries: struct ipt_entry or ip6t_entry, each with its
 // matches and its target, struct xt_entry_target. A chain that a user has made
 // begins with a target ERROR that has its name.
-func (l legacy) parse(table string, entries []byte) ([]Use, error) {
+func (l legacy) parse(table string, info, entries []byte) ([]Use, error) {
 	const targetInfo = 32 // offset of data
 	var out []Use
-	chain := "" // one of the kernel's
+	chain, offset := "", 0
 	for len(entries) > 0 {
 		if len(entries) < l.offsets+4 {
 			return nil, fmt.Errorf("an entry of %d bytes", len(entries))
@@ -144,10 +165,16 @@ func (l legacy) parse(table string, entries []byte) ([]Use, error) {
 		if label != "" {
 			chain = label
 		}
-		if !fenceChain.MatchString(chain) {
-			out = append(out, r.uses(byte(l.family), fmt.Sprintf("%s %s of iptables-legacy", l.word, table))...)
+		name, policy := hooks(info, offset)
+		chain = cmp.Or(name, chain)
+		where := fmt.Sprintf("%s %s %s of iptables-legacy", l.word, table, chain)
+		switch {
+		case policy && r.verdict == drops:
+			out = append(out, Use{Drop, byte(l.family), where})
+		case !fenceChain.MatchString(chain):
+			out = append(out, r.uses(byte(l.family), where)...)
 		}
-		entries = entries[next:]
+		entries, offset = entries[next:], offset+next
 	}
 	return out, nil
 }
@@ -165,6 +192,8 @@ func (l legacy) rule(entry []byte, target int) (r rule, label string) {
 		r.matches(nameOf(entry[at:]), entry[at+info:at+size])
 		at += size
 	}
+	const counter = 4 // struct ipt_ip and a number: bits that are no condition
+	r.narrow = r.narrow || slices.ContainsFunc(entry[:l.offsets-counter], func(b byte) bool { return b != 0 })
 	t := entry[target:]
 	switch n := nameOf(t); {
 	case n == "ERROR":

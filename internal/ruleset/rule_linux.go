@@ -2,6 +2,7 @@ package ruleset
 
 import (
 	"encoding/binary"
+	"math"
 
 	"golang.org/x/sys/unix"
 
@@ -13,6 +14,7 @@ type rule struct {
 	kinds   []Kind
 	state   condition
 	verdict verdict
+	narrow  bool   // it has conditions beside the state
 	loaded  bool   // the state, by this very expression
 	masked  bool   // the state, by the one before
 	last    string // name of the expression before
@@ -40,7 +42,8 @@ func (r *rule) uses(family byte, where string) []Use {
 		out = append(out, Use{k, family, where})
 	}
 	switch s := r.state; {
-	case !s.set || s.plain && r.verdict == drops:
+	case !s.set || s.plain && !s.untracked && r.verdict == drops:
+	case s.plain && s.untracked && r.verdict == accepts && r.narrow: // it helps some packets, and stops none
 	case s.plain && s.untracked && r.verdict == accepts:
 		out = append(out, Use{Untracked, family, where})
 	default:
@@ -77,6 +80,9 @@ func (r *rule) expression(ad *rtnl.Attr) {
 		r.is(NAT)
 	case "reject":
 		r.verdict = drops
+	case "ct", "bitwise", "cmp", "immediate", "counter", "log", "match", "target":
+	default:
+		r.narrow = true
 	}
 	if read != nil {
 		ad.Do(func([]byte) error { return read(data) })
@@ -94,9 +100,10 @@ func (r *rule) expression(ad *rtnl.Attr) {
 // last one, also when its mask has been read.
 const loadState = "ct state"
 
-// ct reads an expression that sets a zone, or loads the state.
+// ct reads an expression that sets a zone, or loads the state or what else a flow has.
 func (r *rule) ct(data []byte) error {
-	key, sets := uint32(unix.NFT_CT_MAX), false
+	const none = math.MaxUint32
+	key, sets := uint32(none), false
 	err := rtnl.Each(data, func(ad *rtnl.Attr) {
 		switch ad.Type() {
 		case unix.NFTA_CT_KEY:
@@ -110,6 +117,9 @@ func (r *rule) ct(data []byte) error {
 		r.is(Zone)
 	case !sets && key == unix.NFT_CT_STATE:
 		r.state, r.loaded, r.masked = condition{set: true}, true, false
+	case !sets && key != none:
+		r.is(Flow)
+		r.narrow = true
 	}
 	return err
 }
@@ -209,6 +219,8 @@ func (r *rule) extension(data []byte, judge func(name string, info []byte)) erro
 
 // matches reads a match of iptables. That of conntrack is struct
 // xt_conntrack_mtinfo3; those before it have no state for what is not tracked.
+// Where it asks for the state, what else it asks for is passed over for packets
+// without a flow.
 func (r *rule) matches(name string, info []byte) {
 	const (
 		flagsAt, invertAt, statesAt = 146, 148, 150 // match_flags, invert_flags, state_mask
@@ -222,7 +234,15 @@ func (r *rule) matches(name string, info []byte) {
 		half := func(at int) uint16 { return binary.NativeEndian.Uint16(info[at:]) }
 		if half(flagsAt)&states != 0 {
 			r.state = condition{true, half(invertAt)&states == 0, half(statesAt)&untracked != 0}
+		} else {
+			r.is(Flow)
+			r.narrow = true
 		}
+	case name == "connmark", name == "connlabel", name == "connbytes", name == "helper":
+		r.is(Flow)
+		r.narrow = true
+	case name != "conntrack" && name != "comment":
+		r.narrow = true
 	}
 }
 
@@ -230,7 +250,13 @@ func (r *rule) matches(name string, info []byte) {
 // struct xt_ct_target_info.
 func (r *rule) targets(name string, info []byte) {
 	const notrack, zoneMark = 1 << 0, 1 << 4 // XT_CT_NOTRACK, XT_CT_ZONE_MARK
+	// mode of struct xt_connmark_tginfo1, and of 2, whose byte at 12 is 0 or 1; XT_CONNMARK_RESTORE
+	const mode1At, mode2At, restore = 12, 14, 2
 	switch name {
+	case "CONNMARK":
+		if len(info) > mode2At && (info[mode1At] == restore || info[mode2At] == restore) {
+			r.is(Flow)
+		}
 	case "NOTRACK":
 		r.is(Notrack)
 	case "TPROXY":

@@ -53,8 +53,9 @@ const (
 	Synproxy  Kind = "synproxy"
 	Queue     Kind = "queue"
 	NAT       Kind = "nat"
-	State     Kind = "state"     // go by the state of flows, and not to drop what is in one
-	Untracked Kind = "untracked" // accept what is not tracked
+	Flow      Kind = "flow"      // go by what else only a flow has: its mark, label, status, direction
+	State     Kind = "state"     // go by the state of flows, and not to drop what is in one; or drop what is not tracked
+	Untracked Kind = "untracked" // accept all that is not tracked
 	Drop      Kind = "drop"      // no rule but the policy of a chain of nf_tables
 )
 
