@@ -231,14 +231,14 @@ func (s *site) look(t *testing.T, width, height int64, scheme string, mobile boo
 	s.until(t, text("table-forecast")+` === "steady"`)
 }
 
-// picture takes the whole page, or what a screen shows of it.
-func (s *site) picture(t *testing.T, name string, take chromedp.Action[[]byte]) {
+// picture takes what the screen shows.
+func (s *site) picture(t *testing.T, name string) {
 	t.Helper()
 	if *dir == "" {
 		return
 	}
 	const most = 150_000
-	png, err := chromedp.Run(s.ctx, take)
+	png, err := chromedp.Run(s.ctx, chromedp.CaptureScreenshot())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +254,7 @@ func (s *site) picture(t *testing.T, name string, take chromedp.Action[[]byte]) 
 func TestPage(t *testing.T) {
 	s := newSite(t)
 	s.dial(t, 12)
-	s.look(t, 960, 900, "light", false)
+	s.look(t, 960, 940, "light", false)
 	s.updates(t)
 	s.cutElsewhere(t)
 	s.looks(t)
@@ -302,21 +302,21 @@ func (s *site) looks(t *testing.T) {
 	t.Helper()
 	const ground = `getComputedStyle(document.body).backgroundColor`
 	const wide = `document.documentElement.scrollWidth > window.innerWidth`
-	s.look(t, 960, 900, "light", false)
+	s.look(t, 960, 940, "light", false)
 	light := value[string](t, s, ground)
-	s.picture(t, "page-light.png", chromedp.FullScreenshot(100))
-	s.look(t, 960, 900, "dark", false)
+	s.picture(t, "page-light.png")
+	s.look(t, 960, 940, "dark", false)
 	if dark := value[string](t, s, ground); dark == light {
 		t.Errorf("the ground is %s in light and dark", dark)
 	}
-	s.picture(t, "page-dark.png", chromedp.FullScreenshot(100))
+	s.picture(t, "page-dark.png")
 	for _, width := range []int64{320, 390} {
 		s.look(t, width, 844, "light", true)
 		if value[bool](t, s, wide) {
 			t.Errorf("at a width of %d one has to scroll sideways", width)
 		}
 	}
-	s.picture(t, "page-phone.png", chromedp.CaptureScreenshot())
+	s.picture(t, "page-phone.png")
 }
 
 // enter fills in the form and asks for the dry run.
@@ -328,7 +328,7 @@ func (s *site) enter(t *testing.T, selection, token string) {
 // cutHere cuts from the page: not with a wrong token, not before the dry run.
 func (s *site) cutHere(t *testing.T) {
 	t.Helper()
-	s.look(t, 960, 900, "light", false)
+	s.look(t, 960, 940, "light", false)
 	ends := s.dial(t, 3)
 	s.enter(t, "-p tcp --dport 5201", "not-the-token")
 	s.until(t, text("cut-says")+`.includes("token is missing or wrong")`)
@@ -364,7 +364,7 @@ func (s *site) inert(t *testing.T) {
 	r := &cut.Receipt{Version: 1, Selector: "--helper " + bad, Reason: bad}
 	receipts.Send(s.net.Gateway.NS.Fd(), bad, r, time.Now().Add(time.Second))
 	s.until(t, `document.querySelector("#receipts article").textContent.includes("<script>window.pwned=1")`)
-	s.look(t, 960, 900, "light", false) // and what the server itself puts into the page
+	s.look(t, 960, 940, "light", false) // and what the server itself puts into the page
 	s.until(t, `document.querySelector("#receipts article").textContent.includes("<script>window.pwned=1")`)
 	if value[bool](t, s, `window.pwned !== undefined || document.scripts.length !== 1 || document.images.length !== 0`) {
 		t.Error("what others wrote became a part of the page")
