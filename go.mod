@@ -2,6 +2,8 @@ module flowcut
 
 go 1.26.7
 
+toolchain go1.26.11
+
 require (
 	charm.land/bubbletea/v2 v2.1.1
 	github.com/ajstarks/svgo v0.0.0-20211024235047-1546f124cd8b
