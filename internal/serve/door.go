@@ -4,6 +4,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -70,7 +71,7 @@ func (s *Server) report(r *http.Request) {
 	if p == nil {
 		return
 	}
-	if p != http.ErrAbortHandler {
+	if err, ok := p.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
 		s.cfg.Warn(fmt.Sprintf("panic in the answer to %s %s: %v", r.Method, r.URL.Path, p))
 		for line := range strings.Lines(string(debug.Stack())) {
 			s.cfg.Warn(strings.TrimRight(line, "\n"))

@@ -125,7 +125,8 @@ func TestPanic(t *testing.T) {
 	s := &Server{cfg: Config{Hosts: []string{"example.com"}, Warn: func(line string) { said = append(said, line) }}}
 	defer func() {
 		all := strings.Join(said, "\n")
-		if p := recover(); p != http.ErrAbortHandler || !strings.Contains(all, "GET /x: oh") || !strings.Contains(all, "door_linux_test.go") {
+		p, _ := recover().(error)
+		if !errors.Is(p, http.ErrAbortHandler) || !strings.Contains(all, "GET /x: oh") || !strings.Contains(all, "door_linux_test.go") {
 			t.Errorf("%v; said:\n%s", p, all)
 		}
 	}()
