@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -80,7 +81,7 @@ func (f *serveFlags) register(cmd *cobra.Command) {
 // run serves the table of a namespace.
 func (f *serveFlags) run(cmd *cobra.Command, ns *namespace, fd int) error {
 	ctx := cmd.Context()
-	cfg, made, err := f.config(ctx, ns, fd)
+	cfg, made, err := f.config(ctx, cmd.OutOrStdout(), ns, fd)
 	if err != nil {
 		return err
 	}
@@ -109,7 +110,7 @@ func (f *serveFlags) run(cmd *cobra.Command, ns *namespace, fd int) error {
 }
 
 // config returns what the flags say, and whether the token was made.
-func (f *serveFlags) config(ctx context.Context, ns *namespace, fd int) (cfg serve.Config, made bool, err error) {
+func (f *serveFlags) config(ctx context.Context, out io.Writer, ns *namespace, fd int) (cfg serve.Config, made bool, err error) {
 	cfg = serve.Config{Listen: f.listen, Hosts: f.hosts, Public: f.insecure, NetNS: fd, Events: !f.noEvents, Version: version()}
 	if err := f.check(); err != nil || !f.allowCut {
 		return cfg, false, err
@@ -122,6 +123,9 @@ func (f *serveFlags) config(ctx context.Context, ns *namespace, fd int) (cfg ser
 		logCut(r, ns.which, caller()+" page="+quote(from), time.Now().Add(journalPatience))
 	}
 	if f.tokenFile == "" {
+		if os.Getenv("JOURNAL_STREAM") != "" && !terminal(out) {
+			return cfg, false, usage("give --token-file, such as one of systemd's LoadCredential=", "--allow-cut: the token would be printed into the journal, which others may read")
+		}
 		cfg.Token = serve.NewToken()
 		return cfg, true, nil
 	}

@@ -121,10 +121,10 @@ func sender(control []byte) (uid uint32, err error) {
 // Next ends.
 func (l *Listener) Close() (err error) {
 	l.once.Do(func() { // another process may have made its own by a second time
-		err = l.c.Close()
-		if gone := os.Remove(l.path); !errors.Is(gone, os.ErrNotExist) {
-			err = errors.Join(err, gone)
+		if err = os.Remove(l.path); errors.Is(err, os.ErrNotExist) {
+			err = nil
 		}
+		err = errors.Join(err, l.c.Close()) // until now nobody else could have the path
 		if l.made != "" {
 			_ = os.Remove(l.made) // others' sockets keep it
 		}

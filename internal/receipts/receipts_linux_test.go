@@ -169,3 +169,30 @@ func TestNamespaces(t *testing.T) {
 		t.Errorf("the one that was not taken took %v, %d were", took, sent-1)
 	}
 }
+
+// One that ends leaves the socket of the one that has waited for its place.
+func TestFollow(t *testing.T) {
+	dir := t.TempDir()
+	for range 100 {
+		l := begin(t, dir)
+		next := make(chan *Listener)
+		go func() {
+			for {
+				if l, err := listen(dir, 0); err == nil {
+					next <- l
+					return
+				}
+			}
+		}()
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l = <-next
+		if _, err := os.Stat(l.path); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

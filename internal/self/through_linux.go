@@ -14,22 +14,20 @@ import (
 // servers among the process that holds it and its ancestors. Others' connections are left out,
 // since a proxy has those of all its clients.
 //
-// Nothing is an error. Hidden tells that peer is a socket of this host that no process
-// which can be seen holds.
+// Nothing is an error. Hidden tells that peer is a socket of this host, and that no SSH
+// server which can be seen is behind it: it may be a proxy, with somebody elsewhere.
 func Through(peer, local netip.AddrPort) (list []conntrack.Tuple, hidden bool) {
 	s := newSearch()
 	inode, here := inodeOf(peer, local)
 	if here {
-		hidden = true
 		all := readProcesses()
 		for pid := range all {
 			if !holds(pid, inode) {
 				continue
 			}
-			hidden = false
 			s.climb(pid, in(all), func(pid int) bool { return all[pid].sshd() })
 		}
-		s.sockets()
+		hidden = !s.sockets()
 	}
 	return append(s.tuples(), tuple(peer, local)), hidden
 }

@@ -178,10 +178,9 @@ func viewReceipt(n *receipts.Note, at time.Time) receiptView {
 func (b *board) receipt(n *receipts.Note) {
 	v := viewReceipt(n, time.Now())
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.receipts = append([]receiptView{v}, b.receipts[:min(len(b.receipts), mostReceipts-1)]...)
-	list := b.receipts
-	b.mu.Unlock()
-	b.hub.tell("receipts", list)
+	b.hub.tell("receipts", b.receipts) // before the next one is
 }
 
 // latest returns what is shown of receipts and of the top.

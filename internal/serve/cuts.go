@@ -123,6 +123,7 @@ func planWords(p *cut.Plan) []string {
 // cutView is the answer to a cut.
 type cutView struct {
 	Receipt receiptView `json:"receipt"`
+	Error   string      `json:"error,omitempty"` // what failed after something was changed
 }
 
 // cut answers to POST /cut: it makes a dry run true. The cut goes on when the client
@@ -146,7 +147,7 @@ func (s *Server) cut(ctx context.Context, w http.ResponseWriter, r *http.Request
 	}
 	o, _ := c.options(r, p.selector)
 	o.Start = time.Now()
-	o.Max = 2*p.matched + 100 // what is more than that is not what was shown
+	o.Max = bound(p.matched)
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(cmp.Or(o.Timeout, cut.DefaultTimeout) + timeForAll))
 	receipt, err := cut.Run(ctx, o)
 	if receipt == nil {
@@ -163,8 +164,16 @@ func (s *Server) cut(ctx context.Context, w http.ResponseWriter, r *http.Request
 	if s.cfg.Log != nil {
 		s.cfg.Log(receipt, r.RemoteAddr)
 	}
-	answer(w, http.StatusOK, cutView{viewReceipt(note, time.Now())})
+	v := cutView{Receipt: viewReceipt(note, time.Now())}
+	if err != nil {
+		v.Error = oneline.Text(err.Error())
+	}
+	answer(w, http.StatusOK, v)
 }
+
+// bound is how many flows may match where a dry run had so many: more are not what was
+// shown.
+func bound(matched int) int { return matched + max(10, matched/4) }
 
 // begin refuses what would run beside another.
 func (c *cuts) begin(w http.ResponseWriter) bool {
@@ -182,11 +191,12 @@ func (c *cuts) options(r *http.Request, s selector.Selector) (o cut.Options, wor
 	o.Selector = s
 	own, hidden := self.Sessions()
 	o.Spare = own
-	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		if local, ok := localAddr(r); ok {
-			through, unseen := self.Through(netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port()), local)
-			o.Spare, hidden = append(o.Spare, through...), hidden || unseen
-		}
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if local, ok := localAddr(r); ok && err == nil {
+		through, unseen := self.Through(netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port()), local)
+		o.Spare, hidden = append(o.Spare, through...), hidden || unseen
+	} else { // a Unix socket says nothing of its peer
+		hidden = true
 	}
 	if hidden {
 		words = append(words, "Which connection you work through cannot be seen from here: if it is one that is selected, it is cut, too.")

@@ -4,6 +4,8 @@ package serve
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log"
 	"mime"
@@ -11,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"runtime/debug"
 	"slices"
 	"strings"
 )
@@ -42,6 +45,7 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 // shows in Origin and Sec-Fetch-Site.
 func (s *Server) door(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer s.report(r)
 		h := w.Header()
 		h.Set("Content-Security-Policy", policy)
 		h.Set("X-Content-Type-Options", "nosniff")
@@ -59,6 +63,21 @@ func (s *Server) door(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		}
 	})
+}
+
+// report says where a handler has panicked, and ends the connection.
+func (s *Server) report(r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if err, ok := p.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
+		s.cfg.Warn(fmt.Sprintf("panic in the answer to %s %s: %v", r.Method, r.URL.Path, p))
+		for line := range strings.Lines(string(debug.Stack())) {
+			s.cfg.Warn(strings.TrimRight(line, "\n"))
+		}
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // named tells whether the server is called what the request calls it: localhost, the
@@ -133,5 +152,6 @@ func (s *Server) allowed(next http.HandlerFunc) http.Handler {
 // refuse answers with an error.
 func refuse(w http.ResponseWriter, code int, what string) { answer(w, code, failure{Error: what}) }
 
-// quiet drops what package net/http would log of clients that misbehave.
+// quiet drops what package net/http would log of clients that misbehave. Panics are
+// said by report.
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }

@@ -1,14 +1,22 @@
 package serve
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+
+	"flowcut/cut"
+	"flowcut/internal/receipts"
 )
 
 // A Unix socket has its mode from the beginning, a stale one is replaced, one that
@@ -31,7 +39,7 @@ func TestUnixSocket(t *testing.T) {
 		if s.metric(t, "flowcut_table_entries", "", "") == 0 {
 			t.Error("no entries")
 		}
-		if code, answer := s.ask(t, "/cut/plan", `{"selection":"-s 203.0.113.1"}`, nil); code != http.StatusOK {
+		if code, answer := s.ask(t, "/cut/plan", `{"selection":"-s 203.0.113.1"}`, nil); code != http.StatusOK || !strings.Contains(answer, "cannot be seen from here") {
 			t.Errorf("a dry run: %d %s", code, answer)
 		}
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
@@ -78,6 +86,7 @@ func TestReadToken(t *testing.T) {
 		{"short", "secret", 0o600, 0, "20 visible"},
 		{"empty", "", 0o600, 0, "20 visible"},
 		{"two words", secret + " " + secret, 0o600, 0, "20 visible"},
+		{"long", secret + strings.Repeat(" ", 4096), 0o600, 0, "longer than 4096"},
 		{"two lines", secret + "\n" + secret, 0o600, 0, "20 visible"},
 	} {
 		path := filepath.Join(dir, tt.name)
@@ -107,5 +116,39 @@ func TestReadToken(t *testing.T) {
 	}
 	if _, err := ReadToken(other); err == nil || !strings.Contains(err.Error(), "user 1") {
 		t.Errorf("somebody else's: %v", err)
+	}
+}
+
+// A panic in a handler is said with its place, and the connection ends.
+func TestPanic(t *testing.T) {
+	var said []string
+	s := &Server{cfg: Config{Hosts: []string{"example.com"}, Warn: func(line string) { said = append(said, line) }}}
+	defer func() {
+		all := strings.Join(said, "\n")
+		p, _ := recover().(error)
+		if !errors.Is(p, http.ErrAbortHandler) || !strings.Contains(all, "GET /x: oh") || !strings.Contains(all, "door_linux_test.go") {
+			t.Errorf("%v; said:\n%s", p, all)
+		}
+	}()
+	s.door(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("oh") })).ServeHTTP(
+		httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/x", nil))
+}
+
+// What pages are told last is what is known last, whoever comes first.
+func TestReceiptsInOrder(t *testing.T) {
+	b := newBoard(nil, newHub())
+	for round := range 200 {
+		var g sync.WaitGroup
+		for i := range 8 {
+			g.Go(func() { b.receipt(receipts.NewNote(fmt.Sprint(round, i), new(cut.Receipt))) })
+		}
+		g.Wait()
+		list, err := json.Marshal(b.receipts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if told := b.hub.last["receipts"]; !bytes.Contains(told, list) {
+			t.Fatalf("known is\n%s\ntold was\n%s", list, told)
+		}
 	}
 }

@@ -83,10 +83,10 @@ func newMetrics(ct *conntrack.Client, cfg Config, h *hub) *metrics {
 	m.duration = histogram("cut_duration_seconds", "Time that a cut took, with the guard.", .05, .1, .25, .5, 1, 2.5, 5, 10, 30)
 	m.refused = counter("receipts_refused_total", "Datagrams that were no receipts, or not from root or the own user.")
 	if cfg.Events {
-		m.eventKinds = vector("events_total", "Events of flows that the kernel told.", "kind",
+		m.eventKinds = vector("events_total", "Events of flows that the kernel told and that were heard: after a flood none are for a while.", "kind",
 			conntrack.EventNew.String(), conntrack.EventUpdate.String(), conntrack.EventDestroy.String())
-		m.returned = counter("returned_flows_total", "Flows that came back picked up after their entry had ended.")
-		m.overruns = counter("event_overruns_total", "Times that events were lost, as they came faster than they were read.")
+		m.returned = counter("returned_flows_total", "Flows that came back picked up after their entry had ended; in a flood of events some are missed.")
+		m.overruns = counter("event_overruns_total", "Times that events were too many, or lost as they came faster than they were read: then none are heard for 10 seconds or more.")
 	}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: prefix + "build_info", Help: "The program.", ConstLabels: prometheus.Labels{"version": cfg.Version, "goversion": runtime.Version()},

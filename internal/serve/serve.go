@@ -71,6 +71,7 @@ type Server struct {
 	board    *board
 	hub      *hub
 	cuts     *cuts // nil: none are allowed
+	pace     pace
 }
 
 // ErrPublic is returned where cuts would be possible from other hosts, without
@@ -79,7 +80,7 @@ var ErrPublic = errors.New("cuts are allowed, the address is not of this host al
 
 // New opens all sockets. Needs CAP_NET_ADMIN. The caller must Close the Server.
 func New(cfg Config) (s *Server, err error) {
-	s = &Server{cfg: cfg, hub: newHub()}
+	s = &Server{hub: newHub(), pace: usual}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -92,8 +93,15 @@ func New(cfg Config) (s *Server, err error) {
 	if _, err = s.ct.Limits(context.Background()); err != nil {
 		return s, err
 	}
+	if cfg.Events {
+		if why := silent(cfg.NetNS); why != "" {
+			cfg.Warn(why)
+			cfg.Events = false
+		}
+	}
+	s.cfg = cfg
 	if cfg.Events { // from now on: what begins before is announced to nobody
-		if s.flows, err = s.ct.Listen(conntrack.EventConfig{SyncAtStart: true, SyncAfterOverrun: true}); err != nil {
+		if s.flows, err = s.ct.Listen(heard); err != nil {
 			return s, err
 		}
 	}
@@ -182,8 +190,22 @@ const (
 	timeToSayGood = 3 * time.Second // to requests under way when it ends
 )
 
-// Run serves until ctx ends, and returns nil then.
+// Run serves until ctx ends, and returns nil then. A cut that is under way ends with
+// it, and Run returns when its rules are gone and its receipt is out. It may be called
+// once.
 func (s *Server) Run(ctx context.Context) error {
+	err := s.run(ctx)
+	if s.cuts != nil {
+		s.cuts.busy.Lock() // for good: none begins any more
+	}
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled) || errors.Is(err, conntrack.ErrClosed)) {
+		return nil
+	}
+	return err
+}
+
+// run does all that goes on until ctx ends or something fails.
+func (s *Server) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	web := &http.Server{
 		Handler:           s.handler(ctx),
@@ -215,11 +237,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		return nil
 	})
-	err := g.Wait()
-	if context.Cause(ctx) != nil && (err == nil || errors.Is(err, context.Canceled) || errors.Is(err, conntrack.ErrClosed)) {
-		return nil
-	}
-	return err
+	return g.Wait()
 }
 
 // hear takes receipts of cuts that others make.

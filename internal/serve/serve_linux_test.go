@@ -35,6 +35,8 @@ type serving struct {
 	url    string
 	client *http.Client
 	said   *bytes.Buffer // warnings
+	stop   func()
+	ended  chan struct{} // closed when Run has returned
 }
 
 // start serves the table of a namespace until the test ends.
@@ -55,13 +57,16 @@ func start(t *testing.T, ns *netns.NS, change func(*Config)) *serving {
 	}
 	s.url = strings.TrimSuffix(s.URL(), "/")
 	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
+	s.stop, s.ended = stop, make(chan struct{})
+	go func() {
+		defer close(s.ended)
+		if err := s.Run(ctx); err != nil {
 			t.Errorf("Run: %v", err)
 		}
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-s.ended
 		if err := s.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}
@@ -339,6 +344,26 @@ func TestRefused(t *testing.T) {
 	}
 	if code, answer := s.ask(t, "/cut", cutIt, nil); code != http.StatusConflict {
 		t.Errorf("the same dry run twice: %d %s", code, answer)
+	}
+}
+
+// What has more flows by now than the dry run had, but for some, is not cut.
+func TestManyMore(t *testing.T) {
+	s := start(t, scratch(t), nil)
+	create := maker(t, s.Server)
+	create(100)
+	for _, more := range []int{25, 26} {
+		_, answer := s.ask(t, "/cut/plan", `{"selection":"-p udp -s 203.0.113.9 --dport 53"}`, nil)
+		var plan planView
+		if err := json.Unmarshal([]byte(answer), &plan); err != nil || plan.Matched != 100 {
+			t.Fatalf("a dry run: %s", answer)
+		}
+		create(more)
+		code, answer := s.ask(t, "/cut", fmt.Sprintf(`{"plan":%q}`, plan.Plan), nil)
+		if want := map[int]int{25: http.StatusOK, 26: http.StatusConflict}[more]; code != want {
+			t.Errorf("%d more: %d, want %d: %s", more, code, want, answer)
+		}
+		create(100) // the first ones are cut
 	}
 }
 

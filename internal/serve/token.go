@@ -54,12 +54,15 @@ func ReadToken(path string) (string, error) {
 		return "", fmt.Errorf("has mode %#o: others than its owner may use it", st.Mode&0o777)
 	}
 	const most = 4096
-	b, err := io.ReadAll(io.LimitReader(f, most))
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
 		return "", err
 	}
+	if len(b) > most {
+		return "", fmt.Errorf("is longer than %d bytes", most)
+	}
 	b = bytes.TrimSpace(b)
-	if len(b) < leastToken || len(b) == most || bytes.ContainsFunc(b, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	if len(b) < leastToken || bytes.ContainsFunc(b, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return "", fmt.Errorf("does not hold one word of %d visible ASCII characters or more", leastToken)
 	}
 	return string(b), nil

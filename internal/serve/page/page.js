@@ -119,8 +119,8 @@ async function dryRun() {
 async function cutNow() {
 	const made = plan;
 	hidePlan();
-	const r = (await ask("/cut", { plan: made })).receipt;
-	return r.verdict;
+	const done = await ask("/cut", { plan: made });
+	return done.receipt.verdict + (done.error ? "; " + done.error : "");
 }
 
 function prepareCut() {
