@@ -33,7 +33,7 @@ var scenes = []scene{
 		says: "The receipt of a cut of all flows that were forwarded to a server: proven, what was matched and deleted, that the ends are dead by their own word, and how long each step took.",
 	},
 	{
-		name: "watch", columns: 140, rows: 24, line: "flowcut watch -p tcp --dport 5201", prepare: reconnecting,
+		name: "watch", columns: 172, rows: 24, line: "flowcut watch -p tcp --dport 5201", prepare: reconnecting,
 		says:  "Events as they come, while somebody deletes the entries of connections that go on: they come back picked up, in the other direction, and are marked as returned with their earlier life.",
 		steps: []step{{see: "new", do: cutOff}, {see: "RETURNED"}},
 	},
@@ -51,7 +51,7 @@ var scenes = []scene{
 		says: "How full the table is, how it changes, the counters of the processors in words, and the top talkers.",
 	},
 	{
-		name: "bypass", columns: 100, rows: 20, line: "flowcut bypass list", prepare: ran("flowcut bypass add -p udp --dport 53 --dst 203.0.113.1 --for 10m"),
+		name: "bypass", columns: 112, rows: 20, line: "flowcut bypass list", prepare: ran("flowcut bypass add -p udp --dport 53 --dst 203.0.113.1 --for 10m"),
 		says: "Queries to the gateway, taken out of connection tracking for ten minutes.",
 	},
 	{

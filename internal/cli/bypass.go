@@ -139,7 +139,7 @@ func added(r *bypass.Report, o bypass.Options, interrupted bool) string {
 	}
 	did := "added"
 	if r.Renewed {
-		did = "was there, and has its time anew"
+		did = "renewed"
 	}
 	s := fmt.Sprintf("bypass %d %s: %s\n", r.Number, did, r.Selector)
 	s += fmt.Sprintf("%s deleted", entries(r.Entries.Deleted))

@@ -56,7 +56,7 @@ func (w *writer) pickedUp() {
 		return
 	}
 	w.say("picked-up", "Connection tracking has seen no handshake of it. It may have taken it up from a packet in mid-stream, as it does after an entry was deleted while the connection went on; a program may have made or restored it (conntrack -I, conntrackd after a takeover); or the connection is older than the table (a reboot, conntrack -F).")
-	s := w.say("picked-up", "If it was to be gone, it has come back: no rule was asked about the old direction again.")
+	s := w.say("picked-up", "If its entry was deleted to end it, it has come back, and no rule was asked about the direction it began in.")
 	switch v, ok := w.value(keyLoose); {
 	case ok && v == 0:
 		s.Text += fmt.Sprintf(" %s is 0 now, so that no more are taken up.", keyLoose)

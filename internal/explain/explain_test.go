@@ -97,7 +97,7 @@ var sayings = map[string]struct {
 
 	"kept":       {subject("dnat", left(431990)), "kept", "Without another packet the entry ends in 4d23h (431990 s). Each packet sets it to net.netfilter.nf_conntrack_tcp_timeout_established = 432000 (5d). So the last one came about 10s ago, unless a timeout policy of nftables or iptables says otherwise."},
 	"kept more":  {subject("unreplied", left(31)), "kept", "Without another packet the entry ends in 31s. Each packet sets it to net.netfilter.nf_conntrack_udp_timeout = 30. It has more than that: a timeout policy (ct timeout of nftables, CT --timeout of iptables) or a program gave it that, or the setting was larger."},
-	"kept stuck": {subject("dnat", left(290)), "kept", "Without another packet the entry ends in 4m50s (290 s). Each packet sets it to net.netfilter.nf_conntrack_tcp_timeout_established = 432000 (5d). So the last one came about 4d23h ago, unless a timeout policy of nftables or iptables says otherwise, or an end repeats itself without an answer, or lets nothing come: then it is net.netfilter.nf_conntrack_tcp_timeout_max_retrans = 300."},
+	"kept stuck": {subject("dnat", left(290)), "kept", "Without another packet the entry ends in 4m50s (290 s). Each packet sets it to net.netfilter.nf_conntrack_tcp_timeout_established = 432000 (5d). So the last one came about 4d23h ago, unless a timeout policy of nftables or iptables says otherwise, or an end repeats itself without an answer, or keeps its window closed: then it is net.netfilter.nf_conntrack_tcp_timeout_max_retrans = 300."},
 	"kept unacknowledged": {subject("dnat", func(f *conntrack.Flow) { f.Timeout, f.TCP.OrigFlags = 300*time.Second, 0x33 }), "kept",
 		"Without another packet the entry ends in 5m (300 s). Each packet sets it to net.netfilter.nf_conntrack_tcp_timeout_unacknowledged = 300 (5m), since data was not acknowledged. So the last one came within the last second, unless a timeout policy of nftables or iptables says otherwise."},
 	"kept unanswered": {subject("zombie", func(f *conntrack.Flow) {
@@ -141,7 +141,7 @@ var sayings = map[string]struct {
 		"If nobody listened for events when it began, nobody is told of its end: net.netfilter.nf_conntrack_events is 2."},
 
 	"picked up": {subject("zombie", nil), "picked-up", "Connection tracking has seen no handshake of it. It may have taken it up from a packet in mid-stream, as it does after an entry was deleted while the connection went on; a program may have made or restored it (conntrack -I, conntrackd after a takeover); or the connection is older than the table (a reboot, conntrack -F). " +
-		"If it was to be gone, it has come back: no rule was asked about the old direction again. net.netfilter.nf_conntrack_tcp_loose = 1 allows it."},
+		"If its entry was deleted to end it, it has come back, and no rule was asked about the direction it began in. net.netfilter.nf_conntrack_tcp_loose = 1 allows it."},
 	"not picked up": {subject("dnat", nil), "picked-up", ""},
 	"cut":           {subject("zombie", nil), "cut", "To end it for good, with proof: flowcut cut -p tcp -s 192.168.1.100 -d 203.0.113.2 --sport 80 --dport 47275"},
 

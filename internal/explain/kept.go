@@ -140,7 +140,7 @@ func (w *writer) orStuck(limit time.Duration) string {
 	if !ok || !w.has(conntrack.AttrTCP) || stuck >= limit || w.f.Timeout > stuck {
 		return ""
 	}
-	return fmt.Sprintf(", or an end repeats itself without an answer, or lets nothing come: then it is %s = %d", keyRetrans, v)
+	return fmt.Sprintf(", or an end repeats itself without an answer, or keeps its window closed: then it is %s = %d", keyRetrans, v)
 }
 
 func (w *writer) keptOffloaded() {

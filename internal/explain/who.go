@@ -21,13 +21,13 @@ func (w *writer) opened() {
 	case o.Proto == conntrack.ProtoTCP:
 		w.say("opened", "%s opened it, to %s, port %d%s.", src, dst, o.DstPort, when)
 	case o.HasPorts():
-		w.say("opened", "%s sent the first packet, to %s, port %d%s.", src, dst, o.DstPort, when)
+		w.say("opened", "%s sent the first packet that was tracked, to %s, port %d%s.", src, dst, o.DstPort, when)
 	case isEcho(o):
 		w.say("opened", "%s pings %s (echo requests with id %d)%s.", src, dst, o.ICMPID, when)
 	case o.IsICMP():
 		w.say("opened", "%s sent %s an ICMP message of type %d, code %d, with id %d%s.", src, dst, o.ICMPType, o.ICMPCode, o.ICMPID, when)
 	default:
-		w.say("opened", "%s sent the first packet of protocol %v to %s%s.", src, o.Proto, dst, when)
+		w.say("opened", "%s sent the first packet of protocol %v that was tracked, to %s%s.", src, o.Proto, dst, when)
 	}
 }
 
