@@ -22,7 +22,7 @@ const steadySeed = 1795651643000
 
 var (
 	seedFlag      = flag.Uint64("seed", steadySeed, "seed of the first case; 0: from the clock")
-	countFlag     = flag.Int("count", 3000, "how many cases")
+	countFlag     = flag.Int("count", 1500, "how many cases")
 	referenceFlag = flag.String("reference", "/usr/sbin/conntrack", "the program that is held to be right")
 )
 

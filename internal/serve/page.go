@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"net/http"
 	"os"
+	"sync"
 )
 
 // files are what the page is made of: no build step, nothing from elsewhere.
@@ -15,7 +16,9 @@ import (
 //go:embed page
 var files embed.FS
 
-var pageTemplate = template.Must(template.ParseFS(files, "page/index.html"))
+// pageTemplate is parsed when it is needed: other commands, which have no time to lose,
+// start without it.
+var pageTemplate = sync.OnceValue(func() *template.Template { return template.Must(template.ParseFS(files, "page/index.html")) })
 
 // page is the page with what is known now; its script keeps it up to date.
 func (s *Server) page(w http.ResponseWriter, r *http.Request) {
@@ -31,7 +34,7 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 	v.Version, v.Cuts, v.Table = s.cfg.Version, s.cuts != nil, s.board.table()
 	v.Receipts, v.Top = s.board.latest()
 	var b bytes.Buffer
-	if err := pageTemplate.Execute(&b, v); err != nil {
+	if err := pageTemplate().Execute(&b, v); err != nil {
 		refuse(w, http.StatusInternalServerError, err.Error())
 		return
 	}
