@@ -134,7 +134,7 @@ func (t *terminal) typeKeys(ctx context.Context, end time.Time) ([]time.Duration
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
-		case <-time.After(time.Duration(r.IntN(1000)) * time.Millisecond): // a moment that nothing decides
+		case <-time.After(time.Duration(r.IntN(1000)) * time.Millisecond): // time itself is meant: a moment that nothing decides
 		}
 		keys := t.keys(r)
 		for _, k := range keys {

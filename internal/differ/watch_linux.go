@@ -113,7 +113,7 @@ func (v *viewer) until(ctx context.Context, cond func(waiting int) bool) error {
 		select {
 		case <-ctx.Done():
 			return nil // its exit code will tell that it was killed
-		case <-time.After(time.Millisecond): // /proc tells of no change, so it is asked again
+		case <-time.After(time.Millisecond): // time itself is meant: /proc tells of no change, so it is asked again
 		}
 	}
 	return nil

@@ -241,7 +241,7 @@ func (b *board) walk(ctx context.Context) error {
 		b.walked = make(chan struct{})
 		b.mu.Unlock()
 		b.hub.tell("top", v)
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(pause) // time itself is meant: the table is walked from time to time
 		select {
 		case <-ctx.Done():
 			timer.Stop()

@@ -46,7 +46,7 @@ func (s *Server) watch(ctx context.Context) error {
 		select { // time itself is meant
 		case <-ctx.Done():
 			return nil
-		case <-time.After(max(s.pace.rest, pauseFactor*listed)):
+		case <-time.After(max(s.pace.rest, pauseFactor*listed)): // time itself is meant: a rest from too many events
 		}
 		if l, err = s.ct.Listen(heard); err != nil {
 			return err

@@ -56,7 +56,7 @@ func (b *budget) rest(ctx context.Context, waited bool, stop func() bool) error 
 		}
 		select { // time itself is meant
 		case <-ctx.Done():
-		case <-time.After(min(pause, b.patience)):
+		case <-time.After(min(pause, b.patience)): // time itself is meant: the processor is left to others
 		}
 		if ctx.Err() != nil {
 			break

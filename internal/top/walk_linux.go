@@ -30,7 +30,7 @@ func (t *Table) Walk(ctx context.Context, c *conntrack.Client, every time.Durati
 			select { // time itself is meant
 			case <-ctx.Done():
 				return nil
-			case <-time.After(min(b.patience, every-time.Since(began))):
+			case <-time.After(min(b.patience, every-time.Since(began))): // time itself is meant: the table is looked at from time to time
 			}
 		}
 		if b.rest(ctx, false, restless) != nil {
@@ -117,7 +117,7 @@ func (t *Table) Hear(ctx context.Context, c *conntrack.Client) error {
 		select { // time itself is meant
 		case <-ctx.Done():
 			return nil
-		case <-time.After(deaf):
+		case <-time.After(deaf): // time itself is meant: a rest from too many events
 		}
 	}
 }

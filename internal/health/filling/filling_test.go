@@ -6,50 +6,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"flowcut/internal/lab"
 	"flowcut/internal/lab/labtest"
 )
-
-var whole = flag.Bool("full", false, "fill the table to the host's limit")
-
-// A flood fills the table; "flowcut stats" warns early, is right about when, and
-// names what fills it. runfill does the same from an empty table and for longer.
-func TestForecast(t *testing.T) {
-	if !*whole {
-		t.Skip("only with -args -full: it fills a table to the host's limit, and takes seconds of a processor")
-	}
-	r, err := Run(labtest.Context(t), Options{FillIn: 6 * time.Second, Rate: 3000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if first, ok := r.First(); !ok || first.Ahead < 4*time.Second {
-		t.Errorf("first warning %v ahead", first.Ahead)
-	}
-	t.Logf("%+v", r)
-	near := 0
-	for _, f := range r.Forecasts {
-		if f.Ahead < time.Second || f.Ahead > 4*time.Second {
-			continue
-		}
-		near++
-		if f.Error.Abs() > f.Ahead/4+time.Second/2 {
-			t.Errorf("%v ahead the forecast is wrong by %v", f.Ahead, f.Error)
-		}
-	}
-	if near < 5 {
-		t.Errorf("%d forecasts from four seconds ahead on", near)
-	}
-	if r.Code != 1 || r.Limits.Count < r.Limits.Max-1000 {
-		t.Errorf("exit code %d, %+v", r.Code, r.Limits)
-	}
-	wantCause(t, strings.Join(r.Fills, "; "), strings.Join(r.Do, "; "))
-}
 
 // wantCause holds what is said of a SYN flood.
 func wantCause(t *testing.T, found, do string) {
